@@ -1,0 +1,55 @@
+package firerunner
+
+import "time"
+
+// GuestStart is what the host tells the guest once it has said hello: the way to GitLab and the credential that is
+// good for one runner. The channel adds the time and fresh randomness when it is sent.
+type GuestStart struct {
+	GitLabURL   string
+	Token       Secret // the runner's authentication token (glrt-...)
+	CA          string // PEM; empty = the guest's own roots
+	Name        string // the runner's name, shown in job logs
+	MachineID   string // 32 hexadecimal digits
+	Hostname    string
+	Network     GuestNetwork
+	WaitTimeout time.Duration // how long gitlab-runner waits for its one job
+	OutputKiB   int           // most that a job's log may hold; 0 = gitlab-runner's default
+}
+
+// ReportKind is what a guest report says.
+type ReportKind string
+
+// The reports, in the order in which they are expected. Only the first and the last are certain.
+const (
+	ReportHello        ReportKind = "hello"         // the guest is up and wants GuestStart
+	ReportStarted      ReportKind = "started"       // gitlab-runner was started
+	ReportTookJob      ReportKind = "took_job"      // GitLab gave it a job: JobID
+	ReportJobDone      ReportKind = "job_done"      // that job ended: JobID, Success, Failure, ExitCode
+	ReportNotice       ReportKind = "notice"        // something for the timeline: Message
+	ReportRunnerExited ReportKind = "runner_exited" // gitlab-runner ended: ExitCode, Message
+	ReportError        ReportKind = "error"         // the guest cannot work: Message
+	ReportExited       ReportKind = "exited"        // the microVM has ended; from the driver, not the guest; always last
+)
+
+// GuestReport is one thing that a guest, or the driver about its microVM, reported. Guest reports come from a
+// machine that may be hostile: every field is data, bounded by the codec, and believed only as far as it harms
+// nobody but its own job.
+type GuestReport struct {
+	Seq      int64 // 1, 2, 3, ... for each microVM
+	At       time.Time
+	Kind     ReportKind
+	JobID    int64
+	Success  bool
+	Failure  string // gitlab-runner's failure_reason
+	ExitCode int
+	Message  string
+}
+
+// GuestOrder is what the host may ask of a guest after the start.
+type GuestOrder string
+
+// The orders.
+const (
+	OrderFinish GuestOrder = "finish" // take no job any more; end when the one that runs is done
+	OrderStop   GuestOrder = "stop"   // end the job now, report it to GitLab, then end
+)
