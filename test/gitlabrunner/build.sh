@@ -4,7 +4,7 @@
 #   build.sh OUT
 #
 # The binary is kept under ${FIRERUNNER_CACHE:-$HOME/.cache/firerunner}, under a
-# key made from its sources and the Go version, so a second call builds nothing.
+# key made from its sources, the Go version and the target, so a second call builds nothing.
 # Two calls at once are safe: each builds into a folder of its own and the
 # rename is atomic. The last line printed is OUT's absolute path.
 set -eu
@@ -20,6 +20,7 @@ export CGO_ENABLED=0 GOWORK=off GOFLAGS= LC_ALL=C
 
 key=$({
 	go version
+	go env GOOS GOARCH
 	find . -type f \( -name '*.go' -o -name go.mod -o -name go.sum -o -name build.sh \) |
 		sort | xargs sha256sum
 } | sha256sum | cut -c1-64)
