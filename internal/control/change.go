@@ -1,0 +1,194 @@
+package control
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/firerunner/firerunner"
+)
+
+// change is a transaction that remembers its events, so that each can be logged once it is true.
+type change struct {
+	firerunner.Tx
+	events []firerunner.Event
+}
+
+// update runs do in one transaction. When it has committed, its events are logged and whoever waits for a change is
+// woken.
+func (c *Control) update(ctx context.Context, do func(ch *change) error) error {
+	var ch change
+	err := c.Store.Update(ctx, func(tx firerunner.Tx) error {
+		ch = change{Tx: tx}
+		return do(&ch)
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range ch.events {
+		c.log(e)
+	}
+	c.changes.send()
+	return nil
+}
+
+// event appends to the log in this transaction.
+func (ch *change) event(ctx context.Context, e firerunner.Event) error {
+	if err := ch.AddEvent(ctx, e); err != nil {
+		return err
+	}
+	ch.events = append(ch.events, e)
+	return nil
+}
+
+// move puts a runner into a greater state, writes it, and enqueues the step that its new owner has to do.
+func (c *Control) move(ctx context.Context, ch *change, r *firerunner.Runner, to firerunner.State, owner firerunner.Owner, message string) error {
+	e, err := r.Move(to, owner, c.Deadlines, c.Now(), message)
+	if err != nil {
+		return err
+	}
+	if to == firerunner.Gone && r.Outcome == "" {
+		r.Outcome = firerunner.Lost
+	}
+	if err := ch.SaveRunner(ctx, r); err != nil {
+		return err
+	}
+	if err := ch.event(ctx, e); err != nil {
+		return err
+	}
+	switch to {
+	case firerunner.Placed, firerunner.Stopping:
+		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
+	case firerunner.Gone: // capacity is free, and the job it was for may still wait
+		if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace}); err != nil {
+			return err
+		}
+		return ch.Enqueue(ctx, demandStep(r.Demand))
+	}
+	return nil
+}
+
+// end says that the runner is to go and enqueues the step of the owner that will see to it. The first end wins.
+func (c *Control) end(ctx context.Context, ch *change, r *firerunner.Runner, o firerunner.Outcome, why firerunner.Reason, actor, message string) error {
+	if r.Outcome != "" { // the guest told the outcome before its gitlab-runner ended
+		o = r.Outcome
+	}
+	e, ok := r.End(o, why, actor, message, c.Now())
+	if !ok {
+		return nil
+	}
+	if err := ch.SaveRunner(ctx, r); err != nil {
+		return err
+	}
+	if err := ch.event(ctx, e); err != nil {
+		return err
+	}
+	return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
+}
+
+// note appends an event about a runner.
+func (c *Control) note(ctx context.Context, ch *change, r firerunner.Runner, kind firerunner.EventKind, actor, message string) error {
+	return ch.event(ctx, firerunner.Event{
+		At: c.Now(), Kind: kind, RunnerID: r.ID, JobID: r.JobID, ProjectID: r.Demand.ProjectID,
+		From: r.State, To: r.State, Actor: actor, Message: message,
+	})
+}
+
+// log writes one line for one event: a constant message with fields.
+func (c *Control) log(e firerunner.Event) {
+	level, msg := slog.LevelInfo, "event"
+	switch e.Kind {
+	case firerunner.EventMoved:
+		msg = "runner moved"
+	case firerunner.EventUnwanted:
+		msg = "runner is to go"
+	case firerunner.EventQueued:
+		msg = "runner queued"
+	case firerunner.EventOverdue:
+		level, msg = slog.LevelWarn, "runner is overdue"
+	case firerunner.EventJobRefused:
+		level, msg = slog.LevelWarn, "job refused"
+	case firerunner.EventJobSeen:
+		msg = "job seen"
+	case firerunner.EventTookJob:
+		msg = "runner took a job"
+	case firerunner.EventNotice:
+		msg = "runner notice"
+	case firerunner.EventReaped:
+		level, msg = slog.LevelWarn, "removed what nobody owned"
+	}
+	attrs := []slog.Attr{slog.String("kind", string(e.Kind)), slog.String("actor", e.Actor)}
+	if e.RunnerID != "" {
+		attrs = append(attrs, slog.String("runner", e.RunnerID))
+	}
+	if e.JobID != 0 {
+		attrs = append(attrs, slog.Int64("job", e.JobID))
+	}
+	if e.ProjectID != 0 {
+		attrs = append(attrs, slog.Int64("project", e.ProjectID))
+	}
+	if e.Kind == firerunner.EventMoved {
+		attrs = append(attrs, slog.String("from", e.From.String()), slog.String("to", e.To.String()), slog.Duration("took", e.Took))
+	}
+	if e.Reason != "" {
+		attrs = append(attrs, slog.String("reason", string(e.Reason)))
+	}
+	if e.Message != "" {
+		attrs = append(attrs, slog.String("message", e.Message))
+	}
+	c.Logger.LogAttrs(context.Background(), level, msg, attrs...)
+}
+
+func demandStep(d firerunner.Demand) firerunner.Step {
+	return firerunner.Step{Kind: firerunner.StepDemand, ProjectID: d.ProjectID, Tags: d.Tags}
+}
+
+// keyedLock lets one goroutine at a time work on one runner. It is an optimisation: the store's version check is what
+// keeps two from both winning.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[string]bool
+}
+
+// try takes the lock, or says that somebody has it.
+func (l *keyedLock) try(key string) (release func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[key] {
+		return nil, false
+	}
+	if l.held == nil {
+		l.held = map[string]bool{}
+	}
+	l.held[key] = true
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.held, key)
+	}, true
+}
+
+// broadcast wakes everybody who waits for a change of the store by this process.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next returns a channel that is closed at the next change. Take it before looking, so that no change is missed.
+func (b *broadcast) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) send() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}

@@ -1,0 +1,175 @@
+// Package control moves runners through their lives. Everything that changes a runner's row is here: demand counts
+// what jobs want, place reserves capacity, provision makes credential and microVM, watch listens to the guest, stop
+// removes everything; sweep, expire and reap repair what was lost on the way.
+//
+// Crash-only: each step reads the store, does one thing that may be done twice, and writes what is true now in one
+// transaction together with the step that becomes due. Whatever is killed between two writes is done again.
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// Config is everything that control works with. Store, GitLab, Driver, Image and Installation are required.
+type Config struct {
+	Store  firerunner.Store
+	GitLab firerunner.GitLab
+	Driver firerunner.Driver
+	// Image returns the image of that name as it is now.
+	Image func(ctx context.Context, name string) (firerunner.Image, error)
+	// Installation marks what is ours in GitLab and on hosts. It never changes for one store.
+	Installation string
+	Profiles     []firerunner.Profile
+	Deadlines    firerunner.Deadlines
+
+	GuestURL  string                    // GitLab as guests reach it
+	CA        string                    // PEM for guests; empty = their own roots
+	Routes    []firerunner.NetworkRoute // the way of guests to GitLab
+	OutputKiB int                       // most that a job's log may hold; 0 = gitlab-runner's default
+
+	QueueSize     int           // most runners that may wait for a host
+	SweepInterval time.Duration // how often pending jobs are asked for
+	SweepProjects []int64       // swept from the start, even before a hook
+	SweepWindow   time.Duration // projects without a sign of life for this long are not swept
+	ReapInterval  time.Duration // how often drivers and GitLab are searched for what nobody owns
+	StopGrace     time.Duration // how long a job that is ended early may take to say so to GitLab
+	CallTimeout   time.Duration // for one call to GitLab
+
+	Now    func() time.Time
+	NewID  func() string
+	Logger *slog.Logger
+}
+
+// Control is the loops and steps. New makes it, Start starts the loops, Close ends them.
+type Control struct {
+	Config
+	locks   keyedLock
+	changes broadcast
+	follow  followers
+
+	closing  chan struct{} // closed when no new work may be taken
+	closeOne sync.Once
+	cancel   context.CancelCauseFunc
+	loops    sync.WaitGroup
+}
+
+// New checks the configuration and fills in defaults. It starts nothing.
+func New(c Config) (*Control, error) {
+	for name, missing := range map[string]bool{
+		"Store": c.Store == nil, "GitLab": c.GitLab == nil, "Driver": c.Driver == nil,
+		"Image": c.Image == nil, "Installation": c.Installation == "", "GuestURL": c.GuestURL == "",
+	} {
+		if missing {
+			return nil, firerunner.Errorf(firerunner.Invalid, "control needs %s", name)
+		}
+	}
+	if c.Deadlines == (firerunner.Deadlines{}) {
+		c.Deadlines = firerunner.DefaultDeadlines()
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		sane  time.Duration
+	}{
+		{&c.SweepInterval, 30 * time.Second},
+		{&c.SweepWindow, 7 * 24 * time.Hour},
+		{&c.ReapInterval, time.Minute},
+		{&c.StopGrace, 10 * time.Second},
+		{&c.CallTimeout, 30 * time.Second},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.sane
+		}
+	}
+	if c.QueueSize <= 0 {
+		c.QueueSize = 1000
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.NewID == nil {
+		c.NewID = func() string { return newID(time.Now()) }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Control{Config: c, closing: make(chan struct{})}, nil
+}
+
+// Steps returns what the queue is to call for each kind of step.
+func (c *Control) Steps() map[firerunner.StepKind]firerunner.StepFunc {
+	return map[firerunner.StepKind]firerunner.StepFunc{
+		firerunner.StepReadJob: c.readJob,
+		firerunner.StepDemand:  c.demand,
+		firerunner.StepPlace:   c.place,
+		firerunner.StepAdvance: c.advance,
+	}
+}
+
+// Start takes up what the store knows (see adopt) and starts the loops. The queue must be able to take steps.
+func (c *Control) Start(ctx context.Context) error {
+	ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	c.follow.start(ctx, c.watch)
+	if err := c.adopt(ctx); err != nil {
+		c.Close()
+		return err
+	}
+	c.loop(ctx, "sweep", c.SweepInterval, c.sweep)
+	c.loop(ctx, "expire", time.Second, c.expire)
+	c.loop(ctx, "reap", c.ReapInterval, c.reap)
+	return nil
+}
+
+// Close ends loops and followers and waits for them. It touches no runner: microVMs live on and are taken up by the
+// next Start. See Shutdown for the end that finishes them.
+func (c *Control) Close() {
+	c.stopTaking()
+	if c.cancel != nil {
+		c.cancel(errors.New("control is closing"))
+	}
+	c.loops.Wait()
+	c.follow.wait()
+}
+
+// loop calls runOnce at once and then every interval until the context ends. An error is logged here, once.
+func (c *Control) loop(ctx context.Context, name string, interval time.Duration, runOnce func(context.Context) error) {
+	c.loops.Go(func() {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			if err := runOnce(ctx); err != nil && ctx.Err() == nil {
+				c.Logger.Warn("a periodic task failed; it runs again", "task", name, "in", interval, "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+}
+
+func (c *Control) stopTaking() { c.closeOne.Do(func() { close(c.closing) }) }
+
+func (c *Control) takesWork() bool {
+	select {
+	case <-c.closing:
+		return false
+	default:
+		return true
+	}
+}
+
+func (c *Control) profile(name string) (firerunner.Profile, bool) {
+	for _, p := range c.Profiles {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return firerunner.Profile{}, false
+}

@@ -1,0 +1,193 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// How fast runners that were rejected are replaced: the pause doubles with each in a row, so that a broken image does
+// not make microVMs in a circle.
+const (
+	firstPause     = 2 * time.Second
+	longestPause   = 2 * time.Minute
+	rejectedWindow = 10 * time.Minute
+)
+
+// demand is StepDemand: it makes supply equal to demand for one project and one set of tags. Supply is counted and
+// never matched by name, because GitLab gives a job to any runner that fits.
+func (c *Control) demand(ctx context.Context, s firerunner.Step) error {
+	d := firerunner.Demand{ProjectID: s.ProjectID, Tags: s.Tags}
+	var idle []firerunner.Runner // surplus that may have taken a job without our knowing
+	var wait time.Duration
+	err := c.update(ctx, func(ch *change) error {
+		idle, wait = nil, 0
+		jobs, supply, err := c.count(ctx, ch, d)
+		if err != nil {
+			return err
+		}
+		switch missing := len(jobs) - len(supply); {
+		case missing > 0:
+			wait, err = c.supply(ctx, ch, d, jobs, missing)
+			return err
+		case missing < 0:
+			idle, err = c.dismiss(ctx, ch, supply, -missing)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range idle {
+		if err := c.retire(ctx, r.ID, firerunner.Cancelled, firerunner.ReasonNoDemand, "demand", "no pending job wants it any more"); err != nil {
+			return err
+		}
+	}
+	if wait > 0 {
+		return firerunner.Later(wait, "earlier runners for this demand were rejected")
+	}
+	return nil
+}
+
+// count returns the pending jobs that want a runner, oldest first, and the runners that may still take one, least
+// advanced first. A job that a live guest of the same demand says it took does not want another.
+func (c *Control) count(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) ([]firerunner.Job, []firerunner.Runner, error) {
+	jobs, err := rd.Jobs(ctx, firerunner.JobQuery{Demand: &d, Statuses: []firerunner.JobStatus{firerunner.JobPending}, OursOnly: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	runners, err := rd.Runners(ctx, firerunner.RunnerQuery{Live: true, Demand: &d})
+	if err != nil {
+		return nil, nil, err
+	}
+	taken := map[int64]bool{}
+	for _, r := range runners {
+		if r.JobID != 0 {
+			taken[r.JobID] = true
+		}
+	}
+	jobs = slices.DeleteFunc(jobs, func(j firerunner.Job) bool { return !j.Wants() || taken[j.ID] })
+	runners = slices.DeleteFunc(runners, func(r firerunner.Runner) bool { return !r.Supply() })
+	slices.SortStableFunc(runners, func(a, b firerunner.Runner) int { return int(a.State) - int(b.State) })
+	return jobs, runners, nil
+}
+
+// supply queues the runners that are missing, as far as the queue has room. It returns how long to wait where earlier
+// ones were rejected.
+func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, jobs []firerunner.Job, missing int) (time.Duration, error) {
+	if !c.takesWork() {
+		return 0, nil
+	}
+	wait, err := c.pause(ctx, ch, d)
+	if err != nil || wait > 0 {
+		return wait, err
+	}
+	queued, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Queued}})
+	if err != nil {
+		return 0, err
+	}
+	room := c.QueueSize - len(queued)
+	if room < missing {
+		c.Logger.Warn("the queue is full; jobs wait in GitLab until it has room",
+			"limit", c.QueueSize, "project", d.ProjectID, "waiting", missing-max(room, 0), "reason", firerunner.ReasonQueueFull)
+	}
+	newest := jobs[len(jobs)-1] // all of one demand have the same tags, so the same profile and size
+	for range min(missing, room) {
+		r := firerunner.NewRunner(c.NewID(), d, c.Now())
+		r.Profile, r.Size = newest.Profile, newest.Size
+		r.Message = "waits for placement"
+		if err := ch.CreateRunner(ctx, r); err != nil {
+			return 0, err
+		}
+		message := fmt.Sprintf("%d pending, %s, profile %s", len(jobs), r.Size, r.Profile)
+		if err := c.note(ctx, ch, r, firerunner.EventQueued, "demand", message); err != nil {
+			return 0, err
+		}
+	}
+	return 0, ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace})
+}
+
+// pause returns how long to wait before the next runner of a demand whose last ones were all rejected.
+func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (time.Duration, error) {
+	recent, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Since: c.Now().Add(-rejectedWindow), Limit: 16})
+	if err != nil {
+		return 0, err
+	}
+	var last time.Time
+	pause := time.Duration(0)
+	for _, r := range recent { // latest first
+		if r.Outcome == "" {
+			continue
+		}
+		if r.Outcome != firerunner.Rejected {
+			break
+		}
+		if last.IsZero() {
+			last = r.MovedAt
+		}
+		pause = min(max(2*pause, firstPause), longestPause)
+	}
+	if pause == 0 {
+		return 0, nil
+	}
+	return max(last.Add(pause).Sub(c.Now()), 0), nil
+}
+
+// dismiss ends the surplus, the least advanced first. A runner whose guest holds a credential may have taken a job a
+// moment ago, so it is returned to be retired with care.
+func (c *Control) dismiss(ctx context.Context, ch *change, supply []firerunner.Runner, surplus int) (idle []firerunner.Runner, err error) {
+	for i := range min(surplus, len(supply)) {
+		r := supply[i]
+		if r.State >= firerunner.Ready {
+			idle = append(idle, r)
+			continue
+		}
+		if err := c.end(ctx, ch, &r, firerunner.Cancelled, firerunner.ReasonNoDemand, "demand", "no pending job wants it any more"); err != nil {
+			return nil, err
+		}
+	}
+	return idle, nil
+}
+
+// retire ends a runner that is ready, unless it has a job after all: GitLab is told to give it none, then asked
+// whether it has one, so that a job taken in this very moment is not killed.
+func (c *Control) retire(ctx context.Context, id string, o firerunner.Outcome, why firerunner.Reason, actor, message string) error {
+	r, err := c.Store.Runner(ctx, id)
+	if err != nil {
+		return err
+	}
+	if r.State == firerunner.Ready && r.GitLabID != 0 {
+		callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+		defer cancel()
+		if err := c.GitLab.PauseRunner(callCtx, r.GitLabID); err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+			return fmt.Errorf("pausing the GitLab runner of %s before it is retired: %w", id, err)
+		}
+		jobs, err := c.GitLab.RunnerJobs(callCtx, r.GitLabID)
+		if err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+			return fmt.Errorf("asking whether %s has a job before it is retired: %w", id, err)
+		}
+		if len(jobs) > 0 {
+			return c.update(ctx, func(ch *change) error {
+				r, err := ch.Runner(ctx, id)
+				if err != nil || r.State >= firerunner.Running {
+					return err
+				}
+				if err := c.tookJob(ctx, ch, &r, jobs[0].ID, "gitlab"); err != nil {
+					return err
+				}
+				return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: jobs[0].ID})
+			})
+		}
+	}
+	return c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, id)
+		if err != nil || r.State > firerunner.Ready || r.JobID != 0 {
+			return err // it moved on meanwhile
+		}
+		return c.end(ctx, ch, &r, o, why, actor, message)
+	})
+}

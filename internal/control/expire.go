@@ -1,0 +1,53 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// expire ends what stayed too long in a state. It only sets desired; the owner of the state does the rest, and a
+// runner that cannot be removed is said to be overdue once more each time that its deadline passes.
+func (c *Control) expire(ctx context.Context) error {
+	overdue, err := c.Store.Runners(ctx, firerunner.RunnerQuery{Live: true, Overdue: c.Now()})
+	if err != nil {
+		return fmt.Errorf("looking for overdue runners: %w", err)
+	}
+	var errs []error
+	for _, r := range overdue {
+		message := fmt.Sprintf("%s for longer than %s", r.State, r.Deadline.Sub(r.MovedAt).Round(time.Second))
+		if r.State == firerunner.Ready && r.Desired == firerunner.Wanted {
+			if err := c.retire(ctx, r.ID, firerunner.Cancelled, firerunner.ReasonNoJob, "expire", "GitLab gave it no job in time"); err != nil {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		errs = append(errs, c.update(ctx, func(ch *change) error { return c.expireOne(ctx, ch, r.ID, message) }))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Control) expireOne(ctx context.Context, ch *change, id, message string) error {
+	r, err := ch.Runner(ctx, id)
+	if err != nil || !r.Overdue(c.Now()) {
+		return err
+	}
+	r.Deadline = c.Now().Add(max(c.Deadlines.Stopping, time.Second)) // for whoever must act now
+	if err := ch.SaveRunner(ctx, &r); err != nil {
+		return err
+	}
+	if err := c.note(ctx, ch, r, firerunner.EventOverdue, "expire", message); err != nil {
+		return err
+	}
+	if r.Desired == firerunner.Unwanted {
+		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
+	}
+	outcome := firerunner.Rejected
+	if r.JobID != 0 {
+		outcome = firerunner.Failed
+	}
+	return c.end(ctx, ch, &r, outcome, firerunner.ReasonDeadline, "expire", message)
+}

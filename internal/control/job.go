@@ -1,0 +1,203 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/firerunner/firerunner"
+)
+
+// readJob is StepReadJob: a hook, a guest or a sweep hinted at a job; GitLab says what is true.
+func (c *Control) readJob(ctx context.Context, s firerunner.Step) error {
+	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+	defer cancel()
+	seen, err := c.GitLab.Job(callCtx, s.ProjectID, s.JobID)
+	if firerunner.CodeOf(err) == firerunner.NotFound {
+		return c.update(ctx, func(ch *change) error { return c.forget(ctx, ch, s) })
+	}
+	if err != nil {
+		return fmt.Errorf("reading job %d of project %d: %w", s.JobID, s.ProjectID, err)
+	}
+	return c.update(ctx, func(ch *change) error { return c.see(ctx, ch, seen, "intake") })
+}
+
+// forget handles a job that GitLab does not know (any more): it was deleted, or a guest invented it.
+func (c *Control) forget(ctx context.Context, ch *change, s firerunner.Step) error {
+	if err := c.refute(ctx, ch, s.ProjectID, s.JobID, ""); err != nil {
+		return err
+	}
+	known, err := ch.Job(ctx, s.JobID)
+	if firerunner.CodeOf(err) == firerunner.NotFound {
+		return nil
+	}
+	if err != nil || known.Status.Final() || known.ProjectID != s.ProjectID {
+		return err
+	}
+	known.Status = firerunner.JobCanceled
+	return c.see(ctx, ch, known, "intake")
+}
+
+// see writes down what GitLab says of a job and draws the conclusions: who runs it, whether a runner's job has ended,
+// whether supply still equals demand.
+func (c *Control) see(ctx context.Context, ch *change, seen firerunner.Job, actor string) error {
+	seen.SeenAt = c.Now()
+	c.classify(&seen)
+	known, err := ch.Job(ctx, seen.ID)
+	first := firerunner.CodeOf(err) == firerunner.NotFound
+	if err != nil && !first {
+		return err
+	}
+	var runner *firerunner.Runner
+	if seen.GitLabID != 0 {
+		rs, err := ch.Runners(ctx, firerunner.RunnerQuery{GitLabID: seen.GitLabID})
+		if err != nil {
+			return err
+		}
+		if len(rs) > 0 && rs[0].Demand.ProjectID == seen.ProjectID {
+			runner, seen.RunnerID = &rs[0], rs[0].ID
+		}
+	}
+	if !seen.Ours && runner == nil && (first || !known.Ours) {
+		return nil // nobody asked us
+	}
+	job, err := ch.SaveJob(ctx, seen)
+	if err != nil {
+		return err
+	}
+	if err := ch.SaveProject(ctx, firerunner.Project{ID: job.ProjectID, Path: job.ProjectPath, SeenAt: c.Now()}); err != nil {
+		return err
+	}
+	if first || known.Status != job.Status {
+		if err := c.tell(ctx, ch, job, first, actor); err != nil {
+			return err
+		}
+	}
+	if runner != nil {
+		if err := c.believe(ctx, ch, runner, job); err != nil {
+			return err
+		}
+	}
+	if err := c.refute(ctx, ch, job.ProjectID, job.ID, job.RunnerID); err != nil {
+		return err
+	}
+	return ch.Enqueue(ctx, demandStep(job.Demand()))
+}
+
+// tell appends the events of a sight: its status, and once the refusal.
+func (c *Control) tell(ctx context.Context, ch *change, job firerunner.Job, first bool, actor string) error {
+	e := firerunner.Event{
+		At: c.Now(), Kind: firerunner.EventJobSeen, JobID: job.ID, ProjectID: job.ProjectID,
+		RunnerID: job.RunnerID, Actor: actor, Message: string(job.Status),
+	}
+	if err := ch.event(ctx, e); err != nil {
+		return err
+	}
+	if first && job.Refused != "" && !job.Status.Final() {
+		e.Kind, e.Reason, e.Message = firerunner.EventJobRefused, job.Refused, job.Message
+		return ch.event(ctx, e)
+	}
+	return nil
+}
+
+// believe applies GitLab's word on who runs a job to the runner that has it.
+func (c *Control) believe(ctx context.Context, ch *change, r *firerunner.Runner, job firerunner.Job) error {
+	if !job.Status.Final() {
+		return c.tookJob(ctx, ch, r, job.ID, "gitlab")
+	}
+	if r.JobID != 0 && r.JobID != job.ID { // it took another one since: not this job's end is its end
+		return nil
+	}
+	if r.JobID == 0 {
+		r.JobID = job.ID
+	}
+	outcome := firerunner.Failed
+	switch job.Status {
+	case firerunner.JobSuccess:
+		outcome = firerunner.Succeeded
+	case firerunner.JobCanceled, firerunner.JobSkipped:
+		outcome = firerunner.Cancelled
+	}
+	reason := firerunner.ReasonJobDone
+	if outcome == firerunner.Cancelled {
+		reason = firerunner.ReasonJobCancelled
+	}
+	return c.end(ctx, ch, r, outcome, reason, "gitlab", fmt.Sprintf("job %d is %s in GitLab", job.ID, job.Status))
+}
+
+// refute ends a runner whose guest claimed a job that GitLab gave to somebody else. owner is our runner that GitLab
+// says has it, or empty. A job that is still pending refutes nothing: GitLab may not have written the pick-up yet.
+func (c *Control) refute(ctx context.Context, ch *change, projectID, jobID int64, owner string) error {
+	live, err := ch.Runners(ctx, firerunner.RunnerQuery{Live: true, States: []firerunner.State{firerunner.Running}})
+	if err != nil {
+		return err
+	}
+	for _, r := range live {
+		if r.JobID != jobID || r.ID == owner || r.Demand.ProjectID != projectID {
+			continue
+		}
+		job, err := ch.Job(ctx, jobID)
+		if err == nil && job.Status.Rank() < firerunner.JobRunning.Rank() {
+			continue
+		}
+		if err := c.end(ctx, ch, &r, firerunner.Failed, firerunner.ReasonGuestError, "control",
+			fmt.Sprintf("the guest claimed job %d, which GitLab did not give to it", jobID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// classify decides from its tags whether a job is ours, and with which profile and size.
+func (c *Control) classify(j *firerunner.Job) {
+	var sizes []firerunner.Size
+	var profiles []firerunner.Profile
+	for _, tag := range j.Tags.List() {
+		if s, ok := firerunner.ParseSizeTag(tag); ok {
+			sizes = append(sizes, s)
+		}
+		for _, p := range c.Profiles {
+			if slices.Contains(p.Tags, tag) && !slices.ContainsFunc(profiles, func(q firerunner.Profile) bool { return q.Name == p.Name }) {
+				profiles = append(profiles, p)
+			}
+		}
+	}
+	if len(sizes) == 0 && len(profiles) == 0 {
+		return
+	}
+	j.Ours = true
+	if len(profiles) > 1 {
+		names := make([]string, len(profiles))
+		for i, p := range profiles {
+			names[i] = p.Name
+		}
+		j.Refused = firerunner.ReasonProfile
+		j.Message = fmt.Sprintf("its tags choose %d profiles (%s); use the tag of one", len(profiles), strings.Join(names, ", "))
+		return
+	}
+	if len(profiles) == 0 {
+		p, ok := c.profile(firerunner.DefaultProfile)
+		if !ok {
+			j.Refused, j.Message = firerunner.ReasonProfile, "there is no default profile for jobs that choose by size alone"
+			return
+		}
+		profiles = []firerunner.Profile{p}
+	}
+	profile := profiles[0]
+	size := profile.Default
+	switch len(sizes) {
+	case 0:
+	case 1:
+		size.VCPUs, size.MemoryMiB = sizes[0].VCPUs, sizes[0].MemoryMiB
+	default:
+		j.Refused = firerunner.ReasonSizeAmbiguous
+		j.Message = fmt.Sprintf("its tags ask for %d sizes; use one firecracker-{N}cpu-{M}gb tag", len(sizes))
+		return
+	}
+	if err := profile.Limits.Check(size); err != nil {
+		j.Refused, j.Message = firerunner.ReasonSizeRefused, fmt.Sprintf("%v (profile %s)", err, profile.Name)
+		return
+	}
+	j.Profile, j.Size = profile.Name, size
+}

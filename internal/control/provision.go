@@ -1,0 +1,199 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// provision makes credential and microVM: Placed → Creating → Booting. The credential is in memory only, so a crash
+// between the two throws the GitLab runner away and makes another; a crash after the microVM was made finds it by its
+// ID.
+func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
+	if r.Desired == firerunner.Unwanted {
+		return c.abandon(ctx, r.ID, firerunner.OwnerProvision)
+	}
+	if r.State == firerunner.Placed {
+		err := c.update(ctx, func(ch *change) (err error) {
+			if r, err = ch.Runner(ctx, r.ID); err != nil || r.State != firerunner.Placed || r.Desired == firerunner.Unwanted {
+				return err
+			}
+			return c.move(ctx, ch, &r, firerunner.Creating, firerunner.OwnerProvision, "")
+		})
+		if err != nil || r.State != firerunner.Creating {
+			return err
+		}
+	}
+	if !r.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.Deadline.Add(5*time.Second)) // expire acts first
+		defer cancel()
+	}
+	if r.GitLabID != 0 { // this was tried before
+		made, err := c.exists(ctx, r.ID)
+		if err != nil {
+			return fmt.Errorf("looking for microVM %s: %w", r.ID, err)
+		}
+		if made {
+			return c.accepted(ctx, r.ID, "the microVM was there already")
+		}
+	}
+	image, err := c.Image(ctx, c.imageOf(r))
+	if err != nil {
+		return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, err)
+	}
+	cred, err := c.credential(ctx, &r)
+	switch firerunner.CodeOf(err) {
+	case "":
+	case firerunner.Unavailable, firerunner.Exhausted, firerunner.Conflict:
+		return err // the queue tries again until the deadline ends it
+	default:
+		return c.reject(ctx, r.ID, firerunner.ReasonCredential, err)
+	}
+	if _, err := c.Driver.Create(ctx, c.spec(r, image, cred)); err != nil {
+		return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, err)
+	}
+	return c.accepted(ctx, r.ID, "image "+image.Name)
+}
+
+func (c *Control) exists(ctx context.Context, id string) (bool, error) {
+	vms, err := c.Driver.List(ctx)
+	for _, vm := range vms {
+		if vm.ID == id && vm.Alive {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// credential makes the runner in GitLab. Whatever an earlier try left there is deleted first: its token is lost.
+func (c *Control) credential(ctx context.Context, r *firerunner.Runner) (firerunner.Credential, error) {
+	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+	defer cancel()
+	if err := c.deleteOrphans(callCtx, *r); err != nil {
+		return firerunner.Credential{}, err
+	}
+	// Written before the call: if it is killed in the call, the next try knows that it must look for an orphan.
+	if err := c.update(ctx, func(ch *change) error { return c.setGitLabID(ctx, ch, r, asked) }); err != nil {
+		return firerunner.Credential{}, err
+	}
+	cred, err := c.GitLab.CreateRunner(callCtx, firerunner.CredentialRequest{
+		ProjectID: r.Demand.ProjectID, Tags: r.Demand.Tags, Description: c.description(r.ID),
+		MaxTimeout: c.Deadlines.JobTimeout,
+	})
+	if err != nil {
+		return firerunner.Credential{}, fmt.Errorf("making a GitLab runner for %s: %w", r.ID, err)
+	}
+	err = c.update(ctx, func(ch *change) error {
+		if err := c.setGitLabID(ctx, ch, r, cred.ID); err != nil {
+			return err
+		}
+		return c.note(ctx, ch, *r, firerunner.EventCredential, "provision", fmt.Sprintf("made runner %d in GitLab", cred.ID))
+	})
+	return cred, err
+}
+
+// asked marks that a GitLab runner was asked for and its id is not known.
+const asked int64 = -1
+
+// deleteOrphans removes what earlier tries for this runner left in GitLab.
+func (c *Control) deleteOrphans(ctx context.Context, r firerunner.Runner) error {
+	switch r.GitLabID {
+	case 0:
+		return nil
+	case asked:
+		orphans, err := c.GitLab.FindRunners(ctx, r.Demand.ProjectID, c.description(r.ID))
+		if err != nil {
+			return fmt.Errorf("looking for orphans of %s in GitLab: %w", r.ID, err)
+		}
+		for _, o := range orphans {
+			if err := c.GitLab.DeleteRunner(ctx, o.ID); err != nil {
+				return fmt.Errorf("deleting the orphaned GitLab runner %d of %s: %w", o.ID, r.ID, err)
+			}
+		}
+		return nil
+	default:
+		if err := c.GitLab.DeleteRunner(ctx, r.GitLabID); err != nil {
+			return fmt.Errorf("deleting the GitLab runner %d of %s: %w", r.GitLabID, r.ID, err)
+		}
+		return nil
+	}
+}
+
+// setGitLabID writes the id on the newest row; what else changed there meanwhile (desired) is kept.
+func (c *Control) setGitLabID(ctx context.Context, ch *change, r *firerunner.Runner, id int64) error {
+	fresh, err := ch.Runner(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	fresh.GitLabID = id
+	if err := ch.SaveRunner(ctx, &fresh); err != nil {
+		return err
+	}
+	*r = fresh
+	return nil
+}
+
+// accepted moves the runner to Booting and begins to listen to its guest.
+func (c *Control) accepted(ctx context.Context, id, message string) error {
+	err := c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, id)
+		if err != nil || r.State != firerunner.Creating {
+			return err
+		}
+		return c.move(ctx, ch, &r, firerunner.Booting, firerunner.OwnerProvision, message)
+	})
+	if err != nil {
+		return err
+	}
+	c.follow.ensure(id)
+	return c.abandon(ctx, id, firerunner.OwnerWatch) // where it became unwanted meanwhile
+}
+
+func (c *Control) reject(ctx context.Context, id string, why firerunner.Reason, cause error) error {
+	c.Logger.Warn("could not provision a runner", "runner", id, "reason", why, "error", cause, "hint", firerunner.HintOf(cause))
+	err := c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, id)
+		if err != nil {
+			return err
+		}
+		return c.end(ctx, ch, &r, firerunner.Rejected, why, "provision", cause.Error())
+	})
+	if err != nil {
+		return err
+	}
+	return c.abandon(ctx, id, firerunner.OwnerProvision)
+}
+
+func (c *Control) imageOf(r firerunner.Runner) string {
+	p, _ := c.profile(r.Profile)
+	return p.Image
+}
+
+// spec is all that the driver needs. The token is in it, and nowhere else.
+func (c *Control) spec(r firerunner.Runner, image firerunner.Image, cred firerunner.Credential) firerunner.MicroVMSpec {
+	p, _ := c.profile(r.Profile)
+	return firerunner.MicroVMSpec{
+		ID: r.ID, Host: r.Host, Size: r.Size, Image: image,
+		Network:  firerunner.NetworkPolicy{Routes: c.Routes, Public: p.Public},
+		Deadline: c.Now().Add(c.Deadlines.Life()),
+		Start: firerunner.GuestStart{
+			GitLabURL: c.GuestURL, Token: cred.Token, CA: c.CA, Name: "firerunner-" + r.ID,
+			MachineID: machineID(), Hostname: "fr-" + r.ID,
+			WaitTimeout: max(c.Deadlines.Ready-10*time.Second, 5*time.Second), OutputKiB: c.OutputKiB,
+		},
+	}
+}
+
+// machineID returns 128 fresh random bits: no two microVMs share one, so none shares gitlab-runner's system_id.
+func machineID() string {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic("reading random bytes: " + err.Error()) // crypto/rand never fails on a supported system
+	}
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,230 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// watchRetry is the pause before a guest's reports are asked for again after a failure that is not the microVM's end.
+const watchRetry = time.Second
+
+// watch listens to one guest until its microVM has ended and every report is applied. After a crash the next process
+// goes on behind the last report that was written down.
+func (c *Control) watch(ctx context.Context, id string) {
+	for ctx.Err() == nil {
+		r, err := c.Store.Runner(ctx, id)
+		if err == nil && (r.State < firerunner.Booting || r.State >= firerunner.Stopping) {
+			return
+		}
+		if err == nil {
+			err = c.Driver.Follow(ctx, id, r.Report, func(rep firerunner.GuestReport) error { return c.apply(ctx, id, rep) })
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err == nil:
+				return // the last report was applied
+			case firerunner.CodeOf(err) == firerunner.NotFound:
+				if err = c.lost(ctx, id); err == nil {
+					return
+				}
+			}
+		}
+		c.Logger.Warn("lost touch with a guest; trying again", "runner", id, "in", watchRetry, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchRetry):
+		}
+	}
+}
+
+// apply writes one report's meaning and its number in one transaction, so that each counts once.
+func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestReport) error {
+	return c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, id)
+		if err != nil {
+			return err
+		}
+		if rep.Seq <= r.Report {
+			return nil
+		}
+		r.Report = rep.Seq
+		if err := ch.SaveRunner(ctx, &r); err != nil {
+			return err
+		}
+		if r.State < firerunner.Booting || r.State >= firerunner.Stopping {
+			return nil // too late to matter
+		}
+		switch rep.Kind {
+		case firerunner.ReportHello:
+			if r.State == firerunner.Booting {
+				return c.move(ctx, ch, &r, firerunner.Ready, firerunner.OwnerWatch, rep.Message)
+			}
+			return nil
+		case firerunner.ReportStarted:
+			return c.note(ctx, ch, r, firerunner.EventNotice, "guest", "gitlab-runner started")
+		case firerunner.ReportTookJob:
+			if err := c.tookJob(ctx, ch, &r, rep.JobID, "guest"); err != nil {
+				return err
+			}
+			return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: rep.JobID})
+		case firerunner.ReportJobDone:
+			return c.jobDone(ctx, ch, &r, rep)
+		case firerunner.ReportNotice:
+			return c.note(ctx, ch, r, firerunner.EventNotice, "guest", rep.Message)
+		case firerunner.ReportRunnerExited:
+			return c.runnerExited(ctx, ch, &r, rep)
+		case firerunner.ReportError:
+			return c.fault(ctx, ch, &r, firerunner.ReasonGuestError, "guest", "the guest cannot work: "+rep.Message)
+		case firerunner.ReportExited:
+			return c.fault(ctx, ch, &r, firerunner.ReasonVMExited, "driver", "the microVM ended: "+rep.Message)
+		}
+		return nil
+	})
+}
+
+// tookJob writes that a runner took a job, on the guest's word or GitLab's: Ready → Running. The first word wins.
+func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner, jobID int64, actor string) error {
+	if r.JobID == jobID && r.State >= firerunner.Running {
+		return nil
+	}
+	if r.JobID != 0 && r.JobID != jobID && actor != "guest" {
+		return nil
+	}
+	if r.State < firerunner.Ready || r.State > firerunner.Running {
+		return nil
+	}
+	r.JobID = jobID // a second one only where the first was cancelled before it began: gitlab-runner then asks again
+	if r.State == firerunner.Running {
+		if err := ch.SaveRunner(ctx, r); err != nil {
+			return err
+		}
+	} else if err := c.move(ctx, ch, r, firerunner.Running, firerunner.OwnerWatch, fmt.Sprintf("took job %d", jobID)); err != nil {
+		return err
+	}
+	if err := c.note(ctx, ch, *r, firerunner.EventTookJob, actor, fmt.Sprintf("job %d", jobID)); err != nil {
+		return err
+	}
+	return c.note(ctx, ch, *r, firerunner.EventNotice, "watch",
+		"the job runs directly on the microVM's system (shell executor): its image: and services: are not honoured")
+}
+
+// jobDone notes the outcome. The runner goes on until gitlab-runner has ended: it still has to tell GitLab.
+func (c *Control) jobDone(ctx context.Context, ch *change, r *firerunner.Runner, rep firerunner.GuestReport) error {
+	if r.JobID != rep.JobID || r.Outcome != "" {
+		return nil
+	}
+	message := fmt.Sprintf("job %d succeeded", rep.JobID)
+	r.Outcome = firerunner.Succeeded
+	if !rep.Success {
+		r.Outcome = firerunner.Failed
+		message = fmt.Sprintf("job %d failed: %s, exit code %d", rep.JobID, rep.Failure, rep.ExitCode)
+	}
+	if limit := c.Now().Add(c.Deadlines.RunningGrace); r.Deadline.IsZero() || limit.Before(r.Deadline) {
+		r.Deadline = limit
+	}
+	if err := ch.SaveRunner(ctx, r); err != nil {
+		return err
+	}
+	return c.note(ctx, ch, *r, firerunner.EventNotice, "guest", message)
+}
+
+// runnerExited ends the runner: gitlab-runner is what it was for.
+func (c *Control) runnerExited(ctx context.Context, ch *change, r *firerunner.Runner, rep firerunner.GuestReport) error {
+	o, why := firerunner.Failed, firerunner.ReasonRunnerExited
+	message := fmt.Sprintf("gitlab-runner ended with status %d without a result: %s", rep.ExitCode, rep.Message)
+	switch {
+	case r.Outcome != "":
+		o, why, message = r.Outcome, firerunner.ReasonJobDone, fmt.Sprintf("job %d is done", r.JobID)
+	case r.JobID == 0 && rep.ExitCode == 0:
+		o, why, message = firerunner.Cancelled, firerunner.ReasonNoJob, "GitLab gave it no job in time"
+	case r.JobID == 0:
+		o = firerunner.Rejected
+	}
+	return c.finish(ctx, ch, r, o, why, "guest", message)
+}
+
+// fault ends a runner whose guest or microVM failed: rejected before a job started, failed after.
+func (c *Control) fault(ctx context.Context, ch *change, r *firerunner.Runner, why firerunner.Reason, actor, message string) error {
+	o := firerunner.Failed
+	if r.JobID == 0 {
+		o = firerunner.Rejected
+	}
+	return c.finish(ctx, ch, r, o, why, actor, message)
+}
+
+// finish ends a watched runner and moves it to Stopping in the same transaction. What its job became is asked of GitLab
+// once more, so that a runner that vanished does not leave a job that counts as running for ever.
+func (c *Control) finish(ctx context.Context, ch *change, r *firerunner.Runner, o firerunner.Outcome, why firerunner.Reason, actor, message string) error {
+	if err := c.end(ctx, ch, r, o, why, actor, message); err != nil {
+		return err
+	}
+	if r.JobID != 0 {
+		if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: r.JobID}); err != nil {
+			return err
+		}
+	}
+	return c.move(ctx, ch, r, firerunner.Stopping, firerunner.OwnerWatch, r.Message)
+}
+
+// lost ends a runner whose microVM its driver does not know any more.
+func (c *Control) lost(ctx context.Context, id string) error {
+	return c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, id)
+		if err != nil || r.State < firerunner.Booting || r.State >= firerunner.Stopping {
+			return err
+		}
+		return c.finish(ctx, ch, &r, firerunner.Lost, firerunner.ReasonVMLost, "watch", "its microVM has vanished")
+	})
+}
+
+// endWatched sees to it that a watched runner that became unwanted ends. A job that still runs is told to stop and may
+// say so to GitLab, for StopGrace.
+func (c *Control) endWatched(ctx context.Context, r firerunner.Runner) error {
+	if r.Desired == firerunner.Wanted {
+		return nil
+	}
+	if r.State == firerunner.Running && c.mustTellGitLab(ctx, r) {
+		err := c.Driver.Order(ctx, r.ID, firerunner.OrderStop)
+		if err == nil {
+			c.await(ctx, c.StopGrace, func() bool {
+				now, err := c.Store.Runner(ctx, r.ID)
+				return err != nil || now.State >= firerunner.Stopping
+			})
+		} else if firerunner.CodeOf(err) != firerunner.NotFound {
+			c.Logger.Warn("could not tell a guest to stop its job", "runner", r.ID, "error", err)
+		}
+	}
+	return c.abandon(ctx, r.ID, firerunner.OwnerWatch)
+}
+
+// mustTellGitLab reports whether GitLab still believes that the runner's job runs.
+func (c *Control) mustTellGitLab(ctx context.Context, r firerunner.Runner) bool {
+	switch r.Reason {
+	case firerunner.ReasonJobDone, firerunner.ReasonJobCancelled, firerunner.ReasonVMExited, firerunner.ReasonVMLost:
+		return false
+	}
+	job, err := c.Store.Job(ctx, r.JobID)
+	return err != nil || !job.Status.Final()
+}
+
+// await looks at each change of the store until done, for at most d.
+func (c *Control) await(ctx context.Context, d time.Duration, done func() bool) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		changed := c.changes.next()
+		if done() {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return done()
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
