@@ -1,0 +1,60 @@
+package config
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/firerunner/firerunner"
+)
+
+// Host is what this machine gives to microVMs.
+func (c *Config) Host() firerunner.Host {
+	return firerunner.Host{
+		Name:      c.Scheduler.HostName,
+		Driver:    c.Driver,
+		VCPUs:     int(float64(c.Scheduler.VCPUs) * c.Scheduler.OvercommitCPU),
+		MemoryMiB: c.Scheduler.MemoryMiB,
+		Slots:     c.Scheduler.Slots,
+	}
+}
+
+// ProfileList returns the profiles, the default one first, then by name.
+func (c *Config) ProfileList() []firerunner.Profile {
+	list := []firerunner.Profile{c.profile(firerunner.DefaultProfile)}
+	for name := range c.Profiles {
+		if name != firerunner.DefaultProfile {
+			list = append(list, c.profile(name))
+		}
+	}
+	slices.SortFunc(list[1:], func(a, b firerunner.Profile) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// profile takes from VM what the file leaves out.
+func (c *Config) profile(name string) firerunner.Profile {
+	p, vm := c.Profiles[name], c.VM
+	public := vm.PublicNetwork
+	if p.PublicNetwork != nil {
+		public = *p.PublicNetwork
+	}
+	disk := cmp.Or(p.DefaultDiskMiB, vm.DefaultDiskMiB)
+	limits := firerunner.SizeLimits{
+		Min: firerunner.Size{VCPUs: cmp.Or(p.MinVCPU, vm.MinVCPU), MemoryMiB: cmp.Or(p.MinMemoryMiB, vm.MinMemoryMiB), DiskMiB: disk},
+		Max: firerunner.Size{VCPUs: cmp.Or(p.MaxVCPU, vm.MaxVCPU), MemoryMiB: cmp.Or(p.MaxMemoryMiB, vm.MaxMemoryMiB), DiskMiB: disk},
+	}
+	// What was inherited is brought within the profile's own limits; what the profile itself gave is checked by Validate.
+	return firerunner.Profile{
+		Name:  name,
+		Tags:  slices.Clone(p.Tags),
+		Image: cmp.Or(p.Image, vm.Image),
+		Default: firerunner.Size{
+			VCPUs:     cmp.Or(p.DefaultVCPU, within(vm.DefaultVCPU, limits.Min.VCPUs, limits.Max.VCPUs)),
+			MemoryMiB: cmp.Or(p.DefaultMemoryMiB, within(vm.DefaultMemoryMiB, limits.Min.MemoryMiB, limits.Max.MemoryMiB)),
+			DiskMiB:   disk,
+		},
+		Limits: limits,
+		Public: public,
+	}
+}
+
+func within(value, least, most int) int { return max(least, min(value, most)) }

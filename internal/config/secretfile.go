@@ -1,0 +1,111 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"reflect"
+	"strings"
+	"syscall"
+
+	"github.com/firerunner/firerunner"
+)
+
+const (
+	// fileSuffix makes the key that names the file of a secret.
+	fileSuffix = "_file"
+	// secretLimit is far beyond any token.
+	secretLimit = 64 << 10
+	othersRead  = fs.FileMode(0o004)
+	// secretForbids is who may not touch a secret's file: others at all, and the group by writing. A group may
+	// read, because that is how service managers hand secrets to a service.
+	secretForbids = fs.FileMode(0o027)
+)
+
+// secretFiles reads the file of every secret that has one.
+func (l *loader) secretFiles() {
+	for _, secret := range leaves() {
+		if secret.kind != typeSecret {
+			continue
+		}
+		value := reflect.ValueOf(&l.config).Elem().FieldByIndex(secret.index)
+		key := secret.key + fileSuffix
+		path := l.leaf(key).String()
+		switch {
+		case path == "":
+		case value.String() != "":
+			l.add(l.config.at(key, "%s and %s are both given", secret.key, key).withHint("remove one of them"))
+		default:
+			text, err := ReadSecret(path)
+			if err != nil {
+				l.add(l.config.at(key, "%v", err).withHint("%s", firerunner.HintOf(err)))
+				continue
+			}
+			value.SetString(text.Reveal())
+		}
+	}
+}
+
+// inlineSecrets reports secrets that stand in a file which everybody can read.
+func (l *loader) inlineSecrets(path string, mode fs.FileMode) {
+	for _, secret := range leaves() {
+		if o := l.config.origins[secret.key]; secret.kind == typeSecret && o.source == path && o.line > 0 {
+			l.add(l.config.at(secret.key, "every user of the machine can read this secret: the file's mode is %#o", mode.Perm()).
+				withHint("chmod 600 %s, or use %s%s", path, secret.key, fileSuffix))
+		}
+	}
+}
+
+// ReadSecret reads a secret's file: a regular file that others cannot read, one line, the final newline is cut
+// off. The error has a hint.
+func ReadSecret(path string) (firerunner.Secret, error) {
+	data, mode, err := readRegular(path, secretLimit)
+	if err != nil {
+		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret: %w", err)
+	}
+	if mode&secretForbids != 0 {
+		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret: others may touch %s: its mode is %#o", path, mode.Perm()).
+			WithHint("chmod 600 %s", path)
+	}
+	text := strings.TrimRight(string(data), "\r\n")
+	if text == "" {
+		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret: %s is empty", path)
+	}
+	return firerunner.Secret(text), nil
+}
+
+// readRegular reads a regular file of at most limit bytes. It looks at the file that it opened, so nobody can
+// exchange it in between, and it does not wait for a writer where the path is a named pipe.
+func readRegular(path string, limit int64) ([]byte, fs.FileMode, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, cause(path, err)
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, cause(path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is not a regular file", path)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, 0, cause(path, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, 0, fmt.Errorf("%s is larger than %d KiB", path, limit>>10)
+	}
+	return data, info.Mode(), nil
+}
+
+// cause says it without the system call's name.
+func cause(path string, err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return fmt.Errorf("%s: %w", path, pathErr.Err)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
