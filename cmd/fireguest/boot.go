@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/guest"
+)
+
+const (
+	runnerPath = "/usr/local/bin/gitlab-runner"
+	mainLink   = "eth0"
+
+	portWait  = 10 * time.Second
+	startWait = 60 * time.Second
+	flushWait = 2 * time.Second
+	// bootLimit is when a microVM ends that has not even asked the host by then.
+	bootLimit = 90 * time.Second
+)
+
+// boot is PID 1. It never returns: it ends the microVM, whatever happens. A panic in another goroutine ends the
+// process, which is a kernel panic, which ends the microVM too (panic=-1 on the kernel's command line).
+func boot() {
+	con := &console{w: os.Stderr, uptime: uptime}
+	defer power()
+	defer func() {
+		if r := recover(); r != nil {
+			con.problem(fmt.Errorf("panic: %v", r))
+		}
+	}()
+	stuck := time.AfterFunc(bootLimit, func() {
+		con.problem(errors.New("the boot is stuck"))
+		power()
+	})
+	err := bootSystem(con)
+	if err != nil {
+		con.problem(err)
+		return
+	}
+	port, err := openPort("/sys", "/dev", portWait)
+	if err != nil {
+		con.problem(err)
+		return
+	}
+	channel := guest.Dial(port, hello(), func(at time.Time) { _ = setClock(at) })
+	stuck.Stop() // from here on every wait has a deadline of its own
+	con.phase("hello")
+	reaper := newReaper()
+	a := &agent{
+		root: "/", con: con, channel: channel, runner: runnerPath,
+		startWait: startWait, flushWait: flushWait, limits: defaultLimits,
+		system: system{
+			addEntropy: addEntropy, setClock: setClock,
+			hostname: func(name string) error { return unix.Sethostname([]byte(name)) },
+			network:  func(n firerunner.GuestNetwork) error { return configureNetwork(mainLink, n) },
+			chown:    os.Chown,
+			start:    reaper.start,
+		},
+	}
+	if err := a.run(context.Background()); err != nil {
+		con.problem(err)
+	}
+	con.phase("off")
+}
+
+// bootSystem goes from what the kernel left us with to a system in which programs can run.
+func bootSystem(con *console) error {
+	unix.Umask(0o022)
+	if err := mountAll(earlyMounts); err != nil {
+		return err
+	}
+	if w, err := os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0); err == nil {
+		con.w = w // the kernel could not give us one where the RAM disk has no such file
+	}
+	con.phase("init")
+	if onRAMDisk() {
+		if err := switchRoot(con); err != nil {
+			return err
+		}
+		con.phase("root")
+	}
+	return prepareSystem()
+}
+
+// hello says who we are.
+func hello() guest.FromGuest {
+	var uts unix.Utsname
+	_ = unix.Uname(&uts)
+	bootID, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return guest.FromGuest{
+		Agent: agentVersion(), Kernel: unix.ByteSliceToString(uts.Release[:]), BootID: strings.TrimSpace(string(bootID)),
+	}
+}

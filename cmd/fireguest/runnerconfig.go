@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"unicode"
+
+	"github.com/firerunner/firerunner"
+)
+
+const (
+	runDir     = "/run/firerunner"
+	privateDir = runDir + "/private" // the job user's, 0700; the configuration with the token, while it is needed
+	configFile = privateDir + "/config.toml"
+	caFile     = runDir + "/ca.pem"
+	noticePipe = runDir + "/notice"
+	buildsDir  = "/builds"
+	cacheDir   = "/cache"
+)
+
+// imageNotice is run by gitlab-runner in the job's own log before it fetches the sources. Jobs here run on the
+// microVM's own system; a job that asks for a container image is told so in its log, and the host is told too,
+// instead of the job failing in ways that nobody can explain. gitlab-runner sets CI_JOB_IMAGE when a job has
+// an image: https://gitlab.com/gitlab-org/gitlab-runner/-/blob/main/common/build.go
+const imageNotice = `if [ -n "${CI_JOB_IMAGE:-}" ]; then
+  printf 'FireRunner: this job asks for the image "%s", which is not used: the job runs directly on the system of its microVM.\n' "$CI_JOB_IMAGE"
+  if [ -p ` + noticePipe + ` ]; then printf 'image not used: %s\n' "$CI_JOB_IMAGE" > ` + noticePipe + ` || :; fi
+fi
+`
+
+// runnerConfig is gitlab-runner's config.toml for the one runner of this microVM. It holds the token.
+// https://docs.gitlab.com/runner/configuration/advanced-configuration/
+func runnerConfig(start firerunner.GuestStart) (string, error) {
+	at, err := url.Parse(start.GitLabURL)
+	if err != nil || (at.Scheme != "http" && at.Scheme != "https") || at.Host == "" {
+		return "", fmt.Errorf("the URL of GitLab is not a URL: %q", start.GitLabURL)
+	}
+	if start.Token == "" || start.Name == "" {
+		return "", fmt.Errorf("the start has no token or no name")
+	}
+	var b strings.Builder
+	line := func(key, value string) { fmt.Fprintf(&b, "  %s = %s\n", key, tomlString(value)) }
+	b.WriteString("concurrent = 1\ncheck_interval = 3\n\n[[runners]]\n")
+	line("name", start.Name)
+	line("url", start.GitLabURL)
+	line("token", start.Token.Reveal())
+	line("executor", "shell")
+	line("shell", "bash")
+	line("builds_dir", buildsDir)
+	line("cache_dir", cacheDir)
+	if start.CA != "" {
+		line("tls-ca-file", caFile)
+	}
+	if start.OutputKiB > 0 {
+		fmt.Fprintf(&b, "  output_limit = %d\n", start.OutputKiB)
+	}
+	line("pre_get_sources_script", imageNotice)
+	return b.String(), nil
+}
+
+// tomlString is a TOML basic string: https://toml.io/en/v1.0.0#string.
+func tomlString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case unicode.IsControl(r):
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// runnerArgs is gitlab-runner's command line. The token is in the file, never here.
+func runnerArgs(start firerunner.GuestStart) []string {
+	args := []string{"gitlab-runner", "--log-format", "json", "run-single", "-c", configFile, "-r", start.Name, "--max-builds", "1"}
+	if start.WaitTimeout > 0 {
+		args = append(args, "--wait-timeout", fmt.Sprint(int(start.WaitTimeout.Seconds())))
+	}
+	return args
+}
