@@ -192,7 +192,7 @@ func flat(v any) string {
 }
 
 // tokenLike finds GitLab's tokens by their prefixes: https://docs.gitlab.com/security/tokens/#token-prefixes
-var tokenLike = regexp.MustCompile(`\b(gl[a-z]{2,8}|GR1348941|whsec)[-_][A-Za-z0-9_=.+/-]{8,}`)
+var tokenLike = regexp.MustCompile(`\b(?:gl(?:pat|oas|dt|rtr?|cbt|ptt|ft|imt|agent|soat|ffct|wt)-|GR1348941|whsec_)[A-Za-z0-9_=.+/-]{8,}`)
 
 // tidy makes foreign words fit for an error: bounded, on one line, and without anything like a token, in case that
 // an answer repeats what was sent.
