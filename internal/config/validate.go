@@ -107,8 +107,7 @@ func (k *checker) hooks(needed bool) {
 	}
 	none := g.SigningToken == "" && g.SigningTokenFile == "" && g.WebhookSecret == "" && g.WebhookSecretFile == ""
 	if needed && none && !g.AllowUnauthenticated {
-		k.problem("gitlab.webhook_secret", "is missing, and so is gitlab.signing_token: anybody could send hooks").Hint =
-			"set one of them as in GitLab's webhook, or gitlab.allow_unauthenticated: true"
+		k.problem("gitlab.webhook_secret", "is missing, and so is gitlab.signing_token: anybody could send hooks").Hint = "set one of them as in GitLab's webhook, or gitlab.allow_unauthenticated: true"
 	}
 	if !none && g.AllowUnauthenticated {
 		k.problem("gitlab.allow_unauthenticated", "is true, but hooks prove themselves: which one is meant?").Hint = "remove it"

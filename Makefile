@@ -1,0 +1,89 @@
+# make prints what there is. Everything that is expensive is kept under $FIRERUNNER_CACHE (by default
+# ~/.cache/firerunner), by content: a second run, and a second clone, build none of it again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+export FIRERUNNER_CACHE ?= $(HOME)/.cache/firerunner
+# Images that make builds and tests boot; the installed daemon's own are in its state_dir.
+export FIRERUNNER_IMAGE_DIR ?= $(FIRERUNNER_CACHE)/images
+
+VERSION := $(shell cat VERSION)$(shell git describe --always --dirty --exclude '*' --abbrev=12 2>/dev/null | sed 's/^/+/')
+# The guest agent is part of the image's key: its version must not change with every commit.
+AGENT_VERSION := $(shell cat VERSION)
+RELEASE := -trimpath -buildvcs=false
+
+TEST_TIMEOUT ?= 20m
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+COVERAGE_LEAST ?= 75
+
+.PHONY: help
+help: ## Print this list
+	@printf 'FireRunner: a microVM for every GitLab CI job.\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nVariables: FUZZTIME=%s BENCHTIME=%s TEST_TIMEOUT=%s FIRERUNNER_CACHE=%s\n' \
+		'$(FUZZTIME)' '$(BENCHTIME)' '$(TEST_TIMEOUT)' '$(FIRERUNNER_CACHE)'
+
+##### To run it
+
+.PHONY: deps
+deps: ## Install the Debian packages that are missing (asks sudo if you are not root)
+	@tools/deps.sh run
+
+.PHONY: test-deps
+test-deps:
+	@tools/deps.sh test
+
+.PHONY: build
+build: ## Build bin/firerunner and bin/fireguest, static
+	@mkdir -p bin
+	CGO_ENABLED=0 go build $(RELEASE) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/firerunner ./cmd/firerunner
+	CGO_ENABLED=0 go build $(RELEASE) -ldflags '-s -w -X main.version=$(AGENT_VERSION)' -o bin/fireguest ./cmd/fireguest
+
+.PHONY: gitlab-runner
+gitlab-runner: ## Build bin/gitlab-runner for demo and tests: the real one's packages, shell executor only
+	test/gitlabrunner/build.sh bin/gitlab-runner
+
+.PHONY: image
+image: deps build gitlab-runner ## Build the guest image with it (kept by content)
+	bin/firerunner image build --gitlab-runner bin/gitlab-runner
+
+.PHONY: demo
+demo: image ## Run a pipeline in real microVMs: emulated GitLab, real gitlab-runner, nothing left behind
+	bin/firerunner demo
+
+##### To change it
+
+.PHONY: check
+check: ## Lint, format, tidy, generated files, import graph (govulncheck needs its database from the network: not here)
+	@tools/check.sh
+
+.PHONY: test
+test: test-deps image ## Run every test, real microVMs included, with -race; print coverage, fail below 75 %
+	@mkdir -p build
+	FIRERUNNER_BIN=$(CURDIR)/bin go test -race -timeout $(TEST_TIMEOUT) \
+		-covermode=atomic -coverpkg=./... -coverprofile=build/coverage.out ./...
+	go run -C tools ./coverage -least $(COVERAGE_LEAST) -root $(CURDIR) $(CURDIR)/build/coverage.out
+
+.PHONY: bench
+bench: build ## Run the benchmarks that docs/PERFORMANCE.md quotes
+	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME
+	@tools/fuzz.sh $(FUZZTIME)
+
+.PHONY: generate
+generate: ## Make generated files again: queries, import graph, drawings in docs
+	@tools/generate.sh
+
+.PHONY: format
+format: ## Format the Go files
+	@"$$(tools/tool.sh golangci-lint)" fmt ./...
+
+.PHONY: clean
+clean: ## Remove what make made here (the cache stays)
+	rm -rf bin build
