@@ -1,0 +1,233 @@
+// Package queue runs firerunner.Steps with River (https://riverqueue.com) on the store's own database, so that a step
+// and the row that needs it are written in one transaction and no crash can lose it. Nothing of River is seen outside.
+//
+// A step may run twice, late, and at the same time as another. It is never given up: whatever goes wrong, it is tried
+// again until it returns nil, at most half a minute later (retry.go).
+//
+// The order of wiring: NewEnqueuer, sqlite.Open with its Enqueue, Wake and Migrate, then New with the store's DB, then
+// Start. Stop comes before the store's Close.
+package queue
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/firerunner/firerunner"
+)
+
+// Config says which steps there are and how they run.
+type Config struct {
+	// DB is the store's writing pool. Required.
+	DB *sql.DB
+	// Enqueuer is the one that the store was opened with. Required.
+	Enqueuer *Enqueuer
+	// Steps has what to do for every kind of step. New fails with Invalid if one is missing: a process that knows only
+	// some kinds would discard the others when it takes over from one that died.
+	Steps map[firerunner.StepKind]firerunner.StepFunc
+	// Concurrency is how many steps run at once; 16 if zero.
+	Concurrency int
+	// Timeout ends a step's context; by kind, 2 minutes where it is missing.
+	Timeout map[firerunner.StepKind]time.Duration
+	// Sole says that no other process runs this queue (see sqlite.Hold). Then Start takes back at once what a dead
+	// process was running; otherwise that takes the longest timeout and a minute.
+	Sole bool
+	// Ran is called after each run of a step, with what it returned, for metrics. It returns quickly.
+	Ran func(step firerunner.Step, took time.Duration, err error)
+	// Logger; slog.Default() if nil.
+	Logger *slog.Logger
+}
+
+// Kinds are all kinds of steps.
+func Kinds() []firerunner.StepKind {
+	return []firerunner.StepKind{firerunner.StepReadJob, firerunner.StepDemand, firerunner.StepPlace, firerunner.StepAdvance}
+}
+
+const (
+	defaultConcurrency = 16
+	defaultTimeout     = 2 * time.Minute
+	rescueMargin       = 30 * time.Second // above the longest timeout: a step that still runs is not taken for dead
+	hardStop           = 10 * time.Second // for steps to return once their contexts have ended
+	fetchCooldown      = 10 * time.Millisecond
+	fetchPoll          = 250 * time.Millisecond // how late a step with NotBefore, or after Later, may be
+	keepCompleted      = time.Minute
+	maxAttempts        = 30000 // never reached: see retry.go
+)
+
+// Queue runs steps.
+type Queue struct {
+	config Config
+	client *river.Client[*sql.Tx]
+
+	mu      sync.Mutex
+	running bool
+}
+
+// New returns a queue that Start sets to work. It fails with Invalid where the Config lacks something.
+func New(config Config) (*Queue, error) {
+	if config.DB == nil || config.Enqueuer == nil {
+		return nil, firerunner.Errorf(firerunner.Invalid, "new queue: DB and Enqueuer are required")
+	}
+	if config.Concurrency <= 0 {
+		config.Concurrency = defaultConcurrency
+	}
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	steps := river.NewWorkers()
+	longest := defaultTimeout
+	for _, kind := range Kinds() {
+		do := config.Steps[kind]
+		if do == nil {
+			return nil, firerunner.Errorf(firerunner.Invalid, "new queue: nothing is given to do for step %q", kind)
+		}
+		timeout := config.Timeout[kind]
+		if timeout <= 0 {
+			timeout = defaultTimeout
+		}
+		longest = max(longest, timeout)
+		river.AddWorkerArgs(steps, args{firerunner.Step{Kind: kind}}, &work{
+			do: do, timeout: timeout, ran: config.Ran, logger: config.Logger,
+		})
+	}
+	for kind := range config.Steps {
+		if !known(kind) {
+			return nil, firerunner.Errorf(firerunner.Invalid, "new queue: there is no step %q", kind)
+		}
+	}
+	client, err := river.NewClient(newDriver(config.DB, config.Enqueuer.bell), &river.Config{
+		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: config.Concurrency}},
+		Workers:                     steps,
+		FetchCooldown:               fetchCooldown,
+		FetchPollInterval:           fetchPoll,
+		JobTimeout:                  longest,
+		RescueStuckJobsAfter:        longest + rescueMargin,
+		CompletedJobRetentionPeriod: keepCompleted,
+		MaxAttempts:                 maxAttempts,
+		RetryPolicy:                 retryPolicy{now: time.Now},
+		ReindexerIndexNames:         []string{}, // SQLite's indexes do not bloat
+		Logger:                      slog.New(onlyWarnings{config.Logger.Handler()}),
+	})
+	if err != nil {
+		return nil, firerunner.Errorf(firerunner.Internal, "new queue: %w", err)
+	}
+	return &Queue{config: config, client: client}, nil
+}
+
+// Start sets the queue to work, until Stop. ctx bounds the start only. It may be called once.
+func (q *Queue) Start(ctx context.Context) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.running {
+		return firerunner.Errorf(firerunner.Conflict, "start the queue: it was started before")
+	}
+	if q.config.Sole {
+		if err := q.takeBack(ctx); err != nil {
+			return firerunner.Errorf(firerunner.Unavailable, "start the queue: take back what a dead process was running: %w", err)
+		}
+	}
+	if err := q.client.Start(context.WithoutCancel(ctx)); err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "start the queue: %w", err)
+	}
+	q.running = true
+	return nil
+}
+
+// takeBack makes due what was running when the last process died, without counting it as a failure, and takes the
+// leadership from it, which it would keep for 15 s.
+func (q *Queue) takeBack(ctx context.Context) error {
+	tx, err := q.config.DB.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	res, err := tx.ExecContext(ctx, `UPDATE river_job SET state = 'available', attempt = max(attempt - 1, 0) WHERE state = 'running'`)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM river_leader`); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err == nil && n > 0 {
+		q.config.Logger.InfoContext(ctx, "steps of a dead process taken back", slog.Int64("steps", n))
+	}
+	return nil
+}
+
+// Stop takes no new steps and waits for those that run, as long as ctx lives; then it ends their contexts and waits 10 s
+// more. Steps that were ended so run again after the next Start. Unavailable: some did not return; they are left behind.
+func (q *Queue) Stop(ctx context.Context) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.running {
+		return nil
+	}
+	if err := q.client.Stop(ctx); err == nil {
+		return nil
+	}
+	hard, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStop)
+	defer cancel()
+	if err := q.client.StopAndCancel(hard); err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "stop the queue: some steps did not return: %w", err)
+	}
+	return nil
+}
+
+// Enqueue adds a step within tx; it is due when tx commits.
+func (q *Queue) Enqueue(ctx context.Context, tx *sql.Tx, step firerunner.Step) error {
+	return q.config.Enqueuer.Enqueue(ctx, tx, step)
+}
+
+// Depth counts the steps that are not done, by kind: due, running, and to come. Kinds without any are there with 0.
+func (q *Queue) Depth(ctx context.Context) (depth map[firerunner.StepKind]int, err error) {
+	depth = map[firerunner.StepKind]int{}
+	for _, kind := range Kinds() {
+		depth[kind] = 0
+	}
+	rows, err := q.config.DB.QueryContext(ctx, `SELECT kind, count(*) FROM river_job
+		WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending') GROUP BY kind`)
+	if err != nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "count queued steps: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var kind firerunner.StepKind
+		var n int
+		if err := rows.Scan(&kind, &n); err != nil {
+			return nil, firerunner.Errorf(firerunner.Internal, "count queued steps: %w", err)
+		}
+		depth[kind] = n
+	}
+	if err := rows.Err(); err != nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "count queued steps: %w", err)
+	}
+	return depth, nil
+}
+
+// Ping checks that the queue was started, is not stopped, and its tables answer.
+func (q *Queue) Ping(ctx context.Context) error {
+	q.mu.Lock()
+	running := q.running
+	q.mu.Unlock()
+	if !running {
+		return firerunner.Errorf(firerunner.Unavailable, "the queue is not running")
+	}
+	select {
+	case <-q.client.Stopped():
+		return firerunner.Errorf(firerunner.Unavailable, "the queue has stopped")
+	default:
+	}
+	var n int
+	if err := q.config.DB.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM river_job LIMIT 1)`).Scan(&n); err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "reach the queue: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+-- Each list has one query per way in (an index), and what is left of the question is filtered in Go (filter.go): so
+-- SQLite never has to plan around a condition that may be absent. Only where a LIMIT goes with the whole table are
+-- the conditions here, each behind a flag. Lists of values come as JSON, and [] is any: sqlc.slice gives wrong numbers to
+-- the parameters that follow it.
+
+-- name: Runner :one
+SELECT * FROM runners WHERE id = ?;
+
+-- name: RunnersLive :many
+SELECT * FROM runners WHERE state < 80 ORDER BY id;
+
+-- name: RunnersLiveOf :many
+SELECT * FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id;
+
+-- name: RunnersByGitLabID :many
+SELECT * FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id;
+
+-- name: RunnersSince :many
+SELECT * FROM runners WHERE created_at >= ? ORDER BY created_at;
+
+-- name: RunnersLatest :many
+SELECT * FROM runners
+WHERE (CAST(@any_demand AS INTEGER) <> 0 OR (project_id = @project_id AND tags = @tags))
+  AND (CAST(@any_outcome AS INTEGER) <> 0 OR outcome = @outcome)
+  AND (CAST(@states AS TEXT) = '[]' OR state IN (SELECT value FROM json_each(CAST(@states AS TEXT))))
+ORDER BY id DESC LIMIT @most;
+
+-- name: RunnerInsert :exec
+INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: RunnerUpdate :execrows
+UPDATE runners SET project_id = @project_id, tags = @tags, profile = @profile, vcpus = @vcpus,
+    memory_mib = @memory_mib, disk_mib = @disk_mib, image = @image, state = @state, desired = @desired,
+    outcome = @outcome, reason = @reason, message = @message, host = @host, gitlab_id = @gitlab_id, job_id = @job_id,
+    report = @report, version = version + 1, created_at = @created_at, moved_at = @moved_at, deadline = @deadline
+WHERE id = @id AND version = @version;
+
+-- name: Job :one
+SELECT * FROM jobs WHERE id = ?;
+
+-- name: JobsOpen :many
+SELECT * FROM jobs WHERE rank < 40 ORDER BY id;
+
+-- name: JobsOpenOf :many
+SELECT * FROM jobs WHERE rank < 40 AND project_id = ? AND tags = ? ORDER BY id;
+
+-- name: JobsByRunner :many
+SELECT * FROM jobs WHERE runner_id = ? AND runner_id <> '' ORDER BY id;
+
+-- name: JobsLatest :many
+SELECT * FROM jobs
+WHERE (CAST(@any_demand AS INTEGER) <> 0 OR (project_id = @demand_project_id AND tags = @tags))
+  AND (CAST(@any_project AS INTEGER) <> 0 OR project_id = @project_id)
+  AND (CAST(@any_owner AS INTEGER) <> 0 OR ours = 1)
+  AND (CAST(@statuses AS TEXT) = '[]' OR status IN (SELECT value FROM json_each(CAST(@statuses AS TEXT))))
+ORDER BY id DESC LIMIT @most;
+
+-- name: JobUpsert :exec
+INSERT INTO jobs (id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id,
+    runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at,
+    finished_at, seen_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET project_id = excluded.project_id, project_path = excluded.project_path,
+    pipeline_id = excluded.pipeline_id, name = excluded.name, stage = excluded.stage, ref = excluded.ref,
+    status = excluded.status, rank = excluded.rank, failure = excluded.failure, tags = excluded.tags,
+    gitlab_id = excluded.gitlab_id, runner_id = excluded.runner_id, ours = excluded.ours, profile = excluded.profile,
+    vcpus = excluded.vcpus, memory_mib = excluded.memory_mib, disk_mib = excluded.disk_mib,
+    refused = excluded.refused, message = excluded.message, created_at = excluded.created_at,
+    queued_at = excluded.queued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
+    seen_at = excluded.seen_at;
+
+-- name: ProjectsSince :many
+SELECT * FROM projects WHERE seen_at >= ? ORDER BY seen_at DESC, id;
+
+-- name: ProjectUpsert :exec
+INSERT INTO projects (id, path, seen_at) VALUES (?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    path = CASE WHEN excluded.path <> '' AND excluded.seen_at >= seen_at THEN excluded.path ELSE path END,
+    seen_at = max(seen_at, excluded.seen_at);
+
+-- name: Hosts :many
+SELECT * FROM hosts ORDER BY name;
+
+-- name: HostUpsert :exec
+INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
+    slots = excluded.slots, draining = excluded.draining;
+
+-- name: EventInsert :one
+INSERT INTO events (at, kind, runner_id, job_id, project_id, from_state, to_state, took, actor, reason, message)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id;
+
+-- name: EventsOfRunner :many
+SELECT * FROM events WHERE runner_id = ? AND runner_id <> '' AND id > @after ORDER BY id;
+
+-- name: EventsOfJob :many
+SELECT * FROM events WHERE job_id = ? AND job_id <> 0 AND id > @after ORDER BY id;
+
+-- name: EventsAfter :many
+SELECT * FROM events
+WHERE id > @after AND (CAST(@kinds AS TEXT) = '[]' OR kind IN (SELECT value FROM json_each(CAST(@kinds AS TEXT))))
+ORDER BY id LIMIT @most;
+
+-- name: DeliveryInsert :execrows
+INSERT INTO deliveries (key, at) VALUES (?, ?) ON CONFLICT (key) DO NOTHING;
+
+-- name: DeliveriesPurge :exec
+DELETE FROM deliveries WHERE key IN (SELECT d.key FROM deliveries AS d WHERE d.at < @before ORDER BY d.at LIMIT @most);
