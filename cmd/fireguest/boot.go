@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,12 +88,10 @@ func bootSystem(con *console) error {
 	return prepareSystem()
 }
 
-// hello says who we are.
+// hello says who we are. It does not say the boot id: the kernel draws that when it is first read, and in a
+// microVM from a snapshot that must be after the host's randomness has come.
 func hello() guest.FromGuest {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts)
-	bootID, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return guest.FromGuest{
-		Agent: agentVersion(), Kernel: unix.ByteSliceToString(uts.Release[:]), BootID: strings.TrimSpace(string(bootID)),
-	}
+	return guest.FromGuest{Agent: agentVersion(), Kernel: unix.ByteSliceToString(uts.Release[:])}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -56,7 +57,8 @@ func (a *agent) supervise(ctx context.Context, start firerunner.GuestStart, user
 		return err
 	}
 	a.con.phase("runner")
-	a.channel.Report(guest.FromGuest{Kind: firerunner.ReportStarted})
+	bootID, _ := os.ReadFile(a.path("/proc/sys/kernel/random/boot_id"))
+	a.channel.Report(guest.FromGuest{Kind: firerunner.ReportStarted, BootID: strings.TrimSpace(string(bootID))})
 
 	events := make(chan event)
 	go func() {

@@ -37,7 +37,7 @@ type Client struct {
 	err    error         // why a half has ended
 }
 
-// Dial starts to speak on a port. The hello, with the Agent, BootID and Kernel that are given, is sent whenever
+// Dial starts to speak on a port. The hello, with the Agent and Kernel that are given, is sent whenever
 // the host asks for it and no start has come yet. Clock, if it is not nil, is called with the host's time each
 // time the host tells it, from the goroutine that reads; the time in the start is in the start only. Close ends it.
 func Dial(port io.ReadWriteCloser, hello FromGuest, clock func(time.Time)) *Client {

@@ -14,8 +14,8 @@ type FromGuest struct {
 	Number   int64 // 1, 2, 3, ... in the order of sending; the host acknowledges by it
 	Kind     firerunner.ReportKind
 	Agent    string // hello: the version of the guest agent
-	BootID   string // hello: /proc/sys/kernel/random/boot_id
 	Kernel   string // hello: the kernel's release
+	BootID   string // started: /proc/sys/kernel/random/boot_id, first read once the host's randomness had come
 	JobID    int64  // took_job, job_done
 	Success  bool   // job_done
 	Failure  string // job_done: gitlab-runner's failure_reason
@@ -29,8 +29,8 @@ type guestWire struct {
 	N        int64  `json:"n"`
 	Kind     string `json:"kind"`
 	Agent    string `json:"agent,omitempty"`
-	BootID   string `json:"boot_id,omitempty"`
 	Kernel   string `json:"kernel,omitempty"`
+	BootID   string `json:"boot_id,omitempty"`
 	Job      int64  `json:"job,omitempty"`
 	Success  bool   `json:"success,omitempty"`
 	Failure  string `json:"failure,omitempty"`
@@ -76,11 +76,14 @@ func DecodeFromGuest(line []byte) (FromGuest, error) {
 	}
 	switch m.Kind {
 	case firerunner.ReportHello:
-		m.Agent, m.BootID, m.Kernel = w.Agent, w.BootID, w.Kernel
-		if !word(m.Agent, 128) || !word(m.BootID, 64) || !word(m.Kernel, 128) {
-			return FromGuest{}, errors.New("hello with an odd version, boot id or kernel")
+		m.Agent, m.Kernel = w.Agent, w.Kernel
+		if !word(m.Agent, 128) || !word(m.Kernel, 128) {
+			return FromGuest{}, errors.New("hello with an odd version or kernel")
 		}
 	case firerunner.ReportStarted:
+		if m.BootID = w.BootID; !word(m.BootID, 64) {
+			return FromGuest{}, errors.New("started with an odd boot id")
+		}
 	case firerunner.ReportTookJob, firerunner.ReportJobDone:
 		if w.Job <= 0 {
 			return FromGuest{}, errors.New("job id is not positive")

@@ -134,7 +134,7 @@ func (s *session) take(m FromGuest) error {
 		if s.greeted {
 			s.pass(firerunner.GuestReport{
 				Kind:    firerunner.ReportNotice,
-				Message: fmt.Sprintf("hello for a second time (boot %s): it was told nothing", m.BootID),
+				Message: "hello for a second time: it was told nothing",
 			})
 			s.out.ack(m.Number)
 			return nil
@@ -149,10 +149,13 @@ func (s *session) take(m FromGuest) error {
 		}
 		s.pass(firerunner.GuestReport{
 			Kind:    firerunner.ReportHello,
-			Message: fmt.Sprintf("agent %s, kernel %s, boot %s", m.Agent, m.Kernel, m.BootID),
+			Message: fmt.Sprintf("agent %s, kernel %s", m.Agent, m.Kernel),
 		})
 		s.out.ack(m.Number)
 		return nil
+	}
+	if m.Kind == firerunner.ReportStarted && m.BootID != "" {
+		m.Message = "boot " + m.BootID
 	}
 	s.pass(firerunner.GuestReport{
 		Kind: m.Kind, JobID: m.JobID, Success: m.Success, Failure: m.Failure, ExitCode: m.ExitCode, Message: m.Message,

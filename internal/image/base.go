@@ -1,0 +1,285 @@
+package image
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// base is what images are made from: a Debian system as a tar file, and a kernel with its modules.
+type base struct {
+	Key           string       `json:"key"`    // over what was asked for
+	Digest        string       `json:"digest"` // over what came of it
+	KernelVersion string       `json:"kernel_version"`
+	Modules       []moduleWish `json:"modules"` // in the order of loading; the file names are in Name
+	Packages      []Package    `json:"packages"`
+	BuiltAt       time.Time    `json:"built_at"`
+
+	dir string
+}
+
+const (
+	baseFile    = "base.json"
+	rootTar     = "root.tar"
+	modulesName = "modules"
+)
+
+// base finds the base for this recipe, or makes it. Of two builds that need the same one, one makes it and the
+// other waits.
+func (r *run) base(ctx context.Context) (*base, error) {
+	var sources string
+	var err error
+	if len(r.recipe.Mirrors) > 0 {
+		sources, err = givenSources(r.recipe.Mirrors, r.recipe.Suite)
+	} else {
+		sources, err = aptSources(r.Apt, r.recipe.Suite)
+	}
+	if err != nil {
+		return nil, err
+	}
+	key := r.recipe.baseKey(sources)
+	dir := filepath.Join(r.Store.Dir, "base", key)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "make the base directory: %w", err)
+	}
+	unlock, err := lock(ctx, dir+".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if b, err := readBase(dir); err == nil && !r.recipe.Refresh {
+		r.progress(Progress{Step: "base", Detail: "kept from " + b.BuiltAt.Format(time.DateOnly), Done: true})
+		return b, nil
+	}
+	made := filepath.Join(r.dir, "base")
+	if err := r.makeBase(ctx, made, key, sources); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(dir, filepath.Join(r.dir, "old-base")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "replace the base: %w", err)
+	}
+	if err := os.Rename(made, dir); err != nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "keep the base: %w", err)
+	}
+	return readBase(dir)
+}
+
+func readBase(dir string) (*base, error) {
+	b := base{dir: dir}
+	if err := readJSON(filepath.Join(dir, baseFile), &b); err != nil {
+		return nil, firerunner.Errorf(firerunner.Internal, "read the base: %w", err)
+	}
+	return &b, nil
+}
+
+// makeBase lets mmdebstrap make the system, and fetch the kernel's package on the way with the same package lists.
+func (r *run) makeBase(ctx context.Context, dir, key, sources string) error {
+	for _, tool := range []string{"mmdebstrap", "apt-get", "dpkg-deb", "mkfs.ext4", "tar"} {
+		if _, err := look(tool); err != nil {
+			return err
+		}
+	}
+	b := base{Key: key, BuiltAt: r.Now().UTC()}
+	kernelDir, list := filepath.Join(r.dir, "kernel"), filepath.Join(r.dir, "apt.sources")
+	err := os.MkdirAll(filepath.Join(dir, modulesName), 0o755)
+	if err == nil {
+		err = os.Mkdir(kernelDir, 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(list, []byte(sources), 0o644)
+	}
+	if err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "make the base: %w", err)
+	}
+	err = r.step("base", func() (string, error) {
+		began := r.Now()
+		return r.recipe.Suite, r.Exec(ctx, Command{
+			Args: r.mmdebstrap(list, kernelDir, filepath.Join(dir, rootTar)),
+			Env:  r.mmdebstrapEnv(),
+			Stderr: &lineWriter{each: func(line string) {
+				if detail, found := strings.CutPrefix(line, "I: "); found {
+					r.progress(Progress{Step: "base", Detail: detail, Elapsed: r.Now().Sub(began)})
+				}
+			}},
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return r.step("kernel", func() (string, error) {
+		if err := r.unpackKernel(ctx, &b, kernelDir, dir); err != nil {
+			return "", err
+		}
+		if err := b.describe(dir); err != nil {
+			return "", firerunner.Errorf(firerunner.Unavailable, "read the base: %w", err)
+		}
+		return b.KernelVersion, nil
+	})
+}
+
+// mmdebstrapEnv puts mmdebstrap's own directory below ours, so that it goes with it. An unprivileged mmdebstrap
+// works as other users, who may not be able to go through our parents.
+func (r *run) mmdebstrapEnv() []string {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return []string{"TMPDIR=" + r.dir}
+}
+
+// mmdebstrap is its command line: mmdebstrap(1). No recommended packages and no documentation but the licences.
+// Hooks see the new system as $1.
+func (r *run) mmdebstrap(list, kernelDir, target string) []string {
+	mode := "root"
+	if os.Geteuid() != 0 {
+		mode = "unshare"
+	}
+	const inside = "/tmp/firerunner-kernel"
+	fetch := `set -e; mkdir "$1` + inside + `"; cd "$1` + inside + `"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+p=$(apt-cache depends ` + quote(r.recipe.Kernel) + ` | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n1)
+apt-get -q download "${p:-` + r.recipe.Kernel + `}"`
+	args := []string{
+		"mmdebstrap", "--mode=" + mode, "--variant=minbase", "--format=tar",
+		"--include=" + strings.Join(r.recipe.Packages, ","),
+		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
+	}
+	for _, dir := range []string{"man", "doc", "info", "locale", "lintian"} {
+		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+dir+"/*")
+	}
+	return append(args,
+		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
+		"--customize-hook="+fetch,
+		"--customize-hook=sync-out "+inside+" "+quote(kernelDir),
+		// bash clears the console in it when it leaves, which fails where there is none; gitlab-runner's shell is
+		// a login shell: https://docs.gitlab.com/runner/shells/#shell-profile-loading
+		`--customize-hook=rm -r "$1`+inside+`"; rm -f "$1/etc/skel/.bash_logout" "$1/root/.bash_logout"`,
+		r.recipe.Suite, target, list)
+}
+
+// unpackKernel takes what is needed out of the kernel's package.
+func (r *run) unpackKernel(ctx context.Context, b *base, from, to string) error {
+	found, _ := filepath.Glob(filepath.Join(from, "*.deb"))
+	if len(found) != 1 {
+		return kernelError(errors.New("apt did not fetch one package"))
+	}
+	read, write := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := r.Exec(ctx, Command{Args: []string{"dpkg-deb", "--fsys-tarfile", found[0]}, Stdout: write})
+		_ = write.CloseWithError(err)
+		done <- err
+	}()
+	parts, err := readKernel(read, guestModules, func(name string, data []byte) ([]byte, error) {
+		return r.decompress(ctx, name, data)
+	})
+	if err == nil {
+		_, err = io.Copy(io.Discard, read) // padding; or else dpkg-deb would not end well
+	}
+	_ = read.Close()
+	if execErr := <-done; err == nil {
+		err = execErr
+	}
+	if err != nil {
+		return kernelError(err)
+	}
+	b.KernelVersion = parts.Version
+	if err := os.WriteFile(filepath.Join(to, kernelFile), parts.Image, 0o644); err != nil {
+		return kernelError(err)
+	}
+	for _, m := range parts.Modules {
+		b.Modules = append(b.Modules, moduleWish{m.Name, m.Condition})
+		if err := os.WriteFile(filepath.Join(to, modulesName, m.Name), m.Data, 0o644); err != nil {
+			return kernelError(err)
+		}
+	}
+	return nil
+}
+
+func (r *run) decompress(ctx context.Context, name string, data []byte) ([]byte, error) {
+	if path.Ext(name) != ".xz" {
+		return unpack(append(data, 0, 0, 0, 0))
+	}
+	packed := filepath.Join(r.dir, filepath.Base(name))
+	if err := os.WriteFile(packed, data, 0o600); err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	err := r.Exec(ctx, Command{Args: []string{"xz", "-dc", packed}, Stdout: &out})
+	return out.Bytes(), err
+}
+
+// describe lists the packages, computes the digest, and writes base.json.
+func (b *base) describe(dir string) error {
+	status, err := fileInTar(filepath.Join(dir, rootTar), "var/lib/dpkg/status")
+	if err != nil {
+		return err
+	}
+	if b.Packages = installed(status); len(b.Packages) == 0 {
+		return errNoPackages
+	}
+	rootSum, err := fileSHA256(filepath.Join(dir, rootTar))
+	if err != nil {
+		return err
+	}
+	kernelSum, err := fileSHA256(filepath.Join(dir, kernelFile))
+	if err != nil {
+		return err
+	}
+	b.Digest = keyOf("base", rootSum, kernelSum, b.Modules)
+	return writeJSON(filepath.Join(dir, baseFile), b)
+}
+
+// fileInTar reads one file out of a tar file.
+func fileInTar(tarPath, name string) ([]byte, error) {
+	f, err := os.Open(tarPath)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	in := tar.NewReader(bufio.NewReader(f))
+	for {
+		h, err := in.Next()
+		if err == io.EOF {
+			return nil, firerunner.Errorf(firerunner.NotFound, "find %s in %s: it is not there", name, tarPath)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if path.Clean("/"+h.Name) == "/"+name {
+			return io.ReadAll(io.LimitReader(in, 64<<20))
+		}
+	}
+}
+
+// installed reads dpkg's status file: deb822(5) paragraphs with Package, Status and Version.
+func installed(status []byte) []Package {
+	var all []Package
+	for paragraph := range strings.SplitSeq(string(status), "\n\n") {
+		var p Package
+		ok := false
+		for line := range strings.Lines(paragraph) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			switch key {
+			case "Package":
+				p.Name = value
+			case "Version":
+				p.Version = value
+			case "Status":
+				ok = value == "install ok installed"
+			}
+		}
+		if ok {
+			all = append(all, p)
+		}
+	}
+	return all
+}

@@ -1,0 +1,107 @@
+package image
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"regexp"
+	"slices"
+
+	"github.com/firerunner/firerunner"
+)
+
+// Recipe says what an image is made of. The zero value of a field means its default.
+type Recipe struct {
+	Name     string   `json:"name"`     // what the image is called: "default"
+	Suite    string   `json:"suite"`    // the Debian release: "bookworm"
+	Packages []string `json:"packages"` // Debian packages besides the ones that every image has
+	// Mirrors are apt source lines (deb ...) to use in place of the machine's own.
+	Mirrors []string `json:"mirrors,omitempty"`
+	Kernel  string   `json:"kernel"`   // the Debian package that depends on the kernel: "linux-image-cloud-amd64"
+	DiskMiB int      `json:"disk_mib"` // free space in the root file system: 8192
+	Sudo    bool     `json:"sudo"`     // jobs may become root inside their microVM
+
+	RunnerPath   string `json:"-"`                       // a gitlab-runner binary on this machine, or
+	RunnerURL    string `json:"runner_url,omitempty"`    // where to download it, and
+	RunnerSHA256 string `json:"runner_sha256,omitempty"` // what it must be: 64 hexadecimal digits
+	AgentPath    string `json:"-"`                       // the fireguest binary
+
+	Refresh bool `json:"-"` // make the base anew, for newer packages, although nothing in the recipe has changed
+}
+
+// needed is what gitlab-runner's shell executor and the jobs cannot do without.
+// https://docs.gitlab.com/runner/executors/shell/
+var needed = []string{"bash", "ca-certificates", "curl", "git"}
+
+// baseVersion is raised when the base is made in another way from the same recipe.
+const baseVersion = 1
+
+var (
+	names    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	packages = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]{0,127}$`) // Debian policy, 5.6.1
+	hexSHA   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// complete fills in the defaults and checks the rest.
+func (r Recipe) complete() (Recipe, error) {
+	invalid := func(format string, args ...any) (Recipe, error) {
+		return r, firerunner.Errorf(firerunner.Invalid, "image recipe: "+format, args...)
+	}
+	if r.Name == "" {
+		r.Name = "default"
+	}
+	if r.Suite == "" {
+		r.Suite = "bookworm"
+	}
+	if r.Kernel == "" {
+		r.Kernel = "linux-image-cloud-amd64"
+	}
+	if r.DiskMiB == 0 {
+		r.DiskMiB = 8192
+	}
+	if !names.MatchString(r.Name) {
+		return invalid("the name %q is not of lower-case letters, digits, and . _ -", r.Name)
+	}
+	if !names.MatchString(r.Suite) {
+		return invalid("the suite %q is not the name of a Debian release", r.Suite)
+	}
+	if r.DiskMiB < 64 || r.DiskMiB > 1<<20 {
+		return invalid("disk of %d MiB: it must be between 64 MiB and 1 TiB", r.DiskMiB)
+	}
+	all := append(slices.Clone(needed), r.Packages...)
+	if r.Sudo {
+		all = append(all, "sudo")
+	}
+	for _, p := range append(all, r.Kernel) {
+		if !packages.MatchString(p) {
+			return invalid("%q is not the name of a Debian package", p)
+		}
+	}
+	slices.Sort(all)
+	r.Packages = slices.Compact(all)
+	if r.AgentPath == "" {
+		return invalid("no guest agent")
+	}
+	if r.RunnerPath == "" && r.RunnerURL == "" {
+		return invalid("no gitlab-runner")
+	}
+	if r.RunnerPath == "" && !hexSHA.MatchString(r.RunnerSHA256) {
+		return invalid("gitlab-runner from a URL needs its SHA-256")
+	}
+	return r, nil
+}
+
+// baseKey names the base that this recipe and these apt sources make.
+func (r Recipe) baseKey(sources string) string {
+	return keyOf(baseVersion, r.Suite, r.Kernel, r.Packages, sources, guestModules)
+}
+
+// keyOf is a digest over values, each apart from the next.
+func keyOf(values ...any) string {
+	text, err := json.Marshal(values)
+	if err != nil {
+		panic(err) // only texts, numbers and lists of them are given
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
