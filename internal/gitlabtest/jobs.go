@@ -154,6 +154,16 @@ func (s *Server) Trace(id int64) string {
 	return ""
 }
 
+// JobToken is the job's CI_JOB_TOKEN. It is good only while the job is on a runner.
+func (s *Server) JobToken(id int64) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j := s.state.jobs[id]; j != nil {
+		return j.token
+	}
+	return ""
+}
+
 // TruncateTrace forgets the log from length on, as a GitLab that lost chunks does: the next PATCH is
 // answered 416, or the final PUT 412.
 func (s *Server) TruncateTrace(id int64, length int) {
