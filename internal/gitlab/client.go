@@ -83,15 +83,15 @@ func New(cfg Config) (*Client, error) {
 		now:      cfg.Now,
 		log:      cfg.Logger,
 	}
-	limiter := rate.NewLimiter(rate.Inf, 0)
+	own := limiter{rate.NewLimiter(rate.Inf, 0)}
 	if cfg.PerSecond > 0 {
-		limiter = rate.NewLimiter(rate.Limit(cfg.PerSecond), max(1, int(cfg.PerSecond)))
+		own = limiter{rate.NewLimiter(rate.Limit(cfg.PerSecond), max(1, int(cfg.PerSecond)))}
 	}
 	c.api, err = gl.NewAuthSourceClient(gl.Unauthenticated{}, // the transport adds the token
 		gl.WithBaseURL(base.String()),
 		gl.WithHTTPClient(c.http),
 		gl.WithUserAgent("FireRunner/"+cfg.Version),
-		gl.WithCustomLimiter(limiter), // client-go's own one waits without being asked, and is set without a lock
+		gl.WithCustomLimiter(own), // client-go's is set without a lock by the first answer, and then waits unasked
 		gl.WithOnlyIdempotentRetries(),
 		gl.WithCustomRetry(neverAgain), // each call that may be repeated says so (again)
 		gl.WithCustomRetryMax(cfg.Attempts-1),
@@ -107,6 +107,18 @@ func New(cfg Config) (*Client, error) {
 		c.log.Warn("gitlab is asked over plain http: the token can be read on the way", "url", base.String())
 	}
 	return c, nil
+}
+
+// limiter is our own bound on requests. Where the call would end before its turn comes, it is refused at once.
+type limiter struct{ *rate.Limiter }
+
+// Wait waits for its turn.
+func (l limiter) Wait(ctx context.Context) error {
+	if err := l.Limiter.Wait(ctx); err != nil && ctx.Err() == nil {
+		return firerunner.Errorf(firerunner.Exhausted, "FireRunner's own limit on requests to GitLab is reached: %w", err).
+			WithHint("raise gitlab.requests_per_second")
+	}
+	return ctx.Err()
 }
 
 // Close gives back the connections that are kept open between calls.

@@ -16,7 +16,8 @@ func pages[T any](ctx context.Context, c *Client, op, doing string,
 	list func(page gl.ListOptions, with ...gl.RequestOptionFunc) ([]T, *gl.Response, error),
 ) ([]T, error) {
 	var all []T
-	for page := int64(1); ; {
+	page := int64(1)
+	for read := 1; ; read++ {
 		got, resp, err := call(ctx, c, op, doing, func(with ...gl.RequestOptionFunc) ([]T, *gl.Response, error) {
 			return list(gl.ListOptions{Page: page, PerPage: int64(c.pageSize)}, append(with, again())...)
 		})
@@ -27,7 +28,7 @@ func pages[T any](ctx context.Context, c *Client, op, doing string,
 		if resp.NextPage <= page || len(got) == 0 {
 			return all, nil
 		}
-		if page >= int64(c.maxPages) {
+		if read >= c.maxPages {
 			return all, firerunner.Errorf(firerunner.Exhausted, "gitlab: %s: more than %d pages of %d", doing, c.maxPages, c.pageSize).
 				WithHint("this is far more than FireRunner expects; look at the list in GitLab")
 		}

@@ -40,6 +40,7 @@ type transport struct {
 	token   TokenSource
 	observe func(op string, code int, took time.Duration)
 	now     func() time.Time
+	most    int64 // bytes of an answer
 }
 
 func newTransport(cfg Config, base *url.URL) (*transport, error) {
@@ -53,7 +54,7 @@ func newTransport(cfg Config, base *url.URL) (*transport, error) {
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return &transport{
-		base: base, token: cfg.Token, observe: cfg.Observe, now: cfg.Now,
+		base: base, token: cfg.Token, observe: cfg.Observe, now: cfg.Now, most: mostAnswerBytes,
 		next: &http.Transport{
 			Proxy:                  func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
 			DialContext:            dialer.DialContext,
@@ -119,7 +120,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		resp.ContentLength = int64(len(text))
 		return resp, nil
 	}
-	resp.Body = &boundedBody{ReadCloser: resp.Body, left: mostAnswerBytes}
+	resp.Body = &boundedBody{ReadCloser: resp.Body, left: t.most}
 	return resp, nil
 }
 
@@ -155,7 +156,7 @@ type boundedBody struct {
 func (b *boundedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("%w: the answer has more than %d MiB", errRefused, mostAnswerBytes>>20)
+		return 0, fmt.Errorf("%w: the answer is too large", errRefused)
 	}
 	return n, err
 }
