@@ -142,8 +142,7 @@ type taken struct {
 		ID    int64
 		Token string
 	}
-	GitInfo    struct{ RepoURL, SHA string } `json:"git_info"`
-	RunnerInfo struct{ Timeout int64 }       `json:"runner_info"`
+	RunnerInfo struct{ Timeout int64 } `json:"runner_info"`
 }
 
 // take requests a job for a runner and expects one.
