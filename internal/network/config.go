@@ -36,7 +36,7 @@ type Config struct {
 	// ones. It is asked for each new flow, because addresses come and go. An error refuses the flow.
 	HostAddresses func() ([]netip.Addr, error)
 
-	MTU           int           // default 1500; at most 65520
+	MTU           int           // default 9000; at most 65520
 	MaxTCPConns   int           // default 512
 	MaxUDPFlows   int           // default 256
 	MaxDNSQueries int           // lookups at a time, default 64
