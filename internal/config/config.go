@@ -149,8 +149,10 @@ type Sweep struct {
 // Image is where images are kept and what "firerunner image build" puts into them.
 type Image struct {
 	Dir      string   `yaml:"dir" path:"yes"` // empty: images in StateDir
+	Suite    string   `yaml:"suite"`          // the Debian release
 	Mirrors  []string `yaml:"mirrors"`        // lines in the form of sources.list; empty: the machine's own
 	Packages []string `yaml:"packages"`       // Debian packages besides those that a runner needs
+	Sudo     bool     `yaml:"sudo"`           // jobs may become root inside their microVM
 }
 
 // Log is what is logged and how.

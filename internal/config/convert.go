@@ -42,18 +42,23 @@ func (c *Config) profile(name string) firerunner.Profile {
 		Min: firerunner.Size{VCPUs: cmp.Or(p.MinVCPU, vm.MinVCPU), MemoryMiB: cmp.Or(p.MinMemoryMiB, vm.MinMemoryMiB), DiskMiB: disk},
 		Max: firerunner.Size{VCPUs: cmp.Or(p.MaxVCPU, vm.MaxVCPU), MemoryMiB: cmp.Or(p.MaxMemoryMiB, vm.MaxMemoryMiB), DiskMiB: disk},
 	}
-	// What was inherited is brought within the profile's own limits; what the profile itself gave is checked by Validate.
+	def := firerunner.Size{VCPUs: vm.DefaultVCPU, MemoryMiB: vm.DefaultMemoryMiB, DiskMiB: disk}
+	// A default that was inherited is brought within the profile's own limits; one that does not fit the limits
+	// beside it is left for Validate to refuse.
+	if p.MinVCPU != 0 || p.MaxVCPU != 0 {
+		def.VCPUs = within(def.VCPUs, limits.Min.VCPUs, limits.Max.VCPUs)
+	}
+	if p.MinMemoryMiB != 0 || p.MaxMemoryMiB != 0 {
+		def.MemoryMiB = within(def.MemoryMiB, limits.Min.MemoryMiB, limits.Max.MemoryMiB)
+	}
+	def.VCPUs, def.MemoryMiB = cmp.Or(p.DefaultVCPU, def.VCPUs), cmp.Or(p.DefaultMemoryMiB, def.MemoryMiB)
 	return firerunner.Profile{
-		Name:  name,
-		Tags:  slices.Clone(p.Tags),
-		Image: cmp.Or(p.Image, vm.Image),
-		Default: firerunner.Size{
-			VCPUs:     cmp.Or(p.DefaultVCPU, within(vm.DefaultVCPU, limits.Min.VCPUs, limits.Max.VCPUs)),
-			MemoryMiB: cmp.Or(p.DefaultMemoryMiB, within(vm.DefaultMemoryMiB, limits.Min.MemoryMiB, limits.Max.MemoryMiB)),
-			DiskMiB:   disk,
-		},
-		Limits: limits,
-		Public: public,
+		Name:    name,
+		Tags:    slices.Clone(p.Tags),
+		Image:   cmp.Or(p.Image, vm.Image),
+		Default: def,
+		Limits:  limits,
+		Public:  public,
 	}
 }
 

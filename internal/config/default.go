@@ -32,6 +32,7 @@ func Default() Config {
 		Scheduler:     Scheduler{QueueSize: 1000, OvercommitCPU: 2},
 		Deadlines:     firerunner.DefaultDeadlines(),
 		Sweep:         Sweep{Interval: time.Minute, ProjectWindow: 7 * 24 * time.Hour},
+		Image:         Image{Suite: "bookworm"},
 		Log:           Log{Level: "info", Format: "text"},
 		Driver:        "qemu",
 		ShutdownGrace: 5 * time.Minute,

@@ -63,15 +63,15 @@ func (l *loader) inlineSecrets(path string, mode fs.FileMode) {
 func ReadSecret(path string) (firerunner.Secret, error) {
 	data, mode, err := readRegular(path, secretLimit)
 	if err != nil {
-		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret: %w", err)
+		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret from %s: %w", path, err)
 	}
 	if mode&secretForbids != 0 {
-		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret: others may touch %s: its mode is %#o", path, mode.Perm()).
+		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret from %s: others may touch it: its mode is %#o", path, mode.Perm()).
 			WithHint("chmod 600 %s", path)
 	}
 	text := strings.TrimRight(string(data), "\r\n")
 	if text == "" {
-		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret: %s is empty", path)
+		return "", firerunner.Errorf(firerunner.Invalid, "reading a secret from %s: it is empty", path)
 	}
 	return firerunner.Secret(text), nil
 }
@@ -81,31 +81,31 @@ func ReadSecret(path string) (firerunner.Secret, error) {
 func readRegular(path string, limit int64) ([]byte, fs.FileMode, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, 0, cause(path, err)
+		return nil, 0, cause(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, 0, cause(path, err)
+		return nil, 0, cause(err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is not a regular file", path)
+		return nil, 0, errors.New("not a regular file")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
-		return nil, 0, cause(path, err)
+		return nil, 0, cause(err)
 	}
 	if int64(len(data)) > limit {
-		return nil, 0, fmt.Errorf("%s is larger than %d KiB", path, limit>>10)
+		return nil, 0, fmt.Errorf("larger than %d KiB", limit>>10)
 	}
 	return data, info.Mode(), nil
 }
 
-// cause says it without the system call's name.
-func cause(path string, err error) error {
+// cause is the error without the system call's name and the path, which the callers say in their own way.
+func cause(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
-		return fmt.Errorf("%s: %w", path, pathErr.Err)
+		return pathErr.Err
 	}
-	return fmt.Errorf("%s: %w", path, err)
+	return err
 }

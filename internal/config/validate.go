@@ -171,6 +171,9 @@ func (k *checker) rest() {
 	k.oneOf("driver", k.Driver, "qemu", "fake")
 	k.oneOf("log.level", k.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", k.Log.Format, "text", "json")
+	if k.StateDir != "" && !filepath.IsAbs(k.StateDir) {
+		k.problem("state_dir", "%q is not an absolute path", short(k.StateDir)).Hint = "there is no home directory to take it from"
+	}
 	switch path, ok := strings.CutPrefix(k.Database, "sqlite://"); {
 	case k.Database == "": // Complete was not called
 	case strings.HasPrefix(k.Database, "postgres://") || strings.HasPrefix(k.Database, "postgresql://"):

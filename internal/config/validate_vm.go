@@ -49,7 +49,7 @@ func (k *checker) vm() {
 	}
 	if (v.KernelImage == "") != (v.RootFSImage == "") {
 		key := "vm.kernel_image"
-		if v.KernelImage == "" {
+		if v.RootFSImage == "" {
 			key = "vm.rootfs_image"
 		}
 		k.problem(key, "is missing: kernel_image and rootfs_image go together")
