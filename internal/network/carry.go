@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -57,7 +58,7 @@ func copyHalf(dst, src net.Conn, idle *idleWatch, count *atomic.Uint64) error {
 			count.Add(uint64(size))
 			idle.touch()
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if half, ok := dst.(interface{ CloseWrite() error }); ok {
 				return half.CloseWrite()
 			}
