@@ -95,10 +95,10 @@ func (r Runner) Overdue(now time.Time) bool {
 }
 
 // Move puts the runner into a greater state on behalf of owner and returns the event to append in the same
-// transaction. It fails with Conflict where the lifecycle does not permit the step.
+// transaction. It fails with Internal where the lifecycle does not permit the step: that is a mistake of ours.
 func (r *Runner) Move(to State, owner Owner, limits Deadlines, now time.Time, message string) (Event, error) {
 	if !MayMove(r.State, to, owner) {
-		return Event{}, Errorf(Conflict, "runner %s may not go from %s to %s by %s", r.ID, r.State, to, owner)
+		return Event{}, Errorf(Internal, "runner %s may not go from %s to %s by %s", r.ID, r.State, to, owner)
 	}
 	e := Event{
 		At: now, Kind: EventMoved, RunnerID: r.ID, JobID: r.JobID, ProjectID: r.Demand.ProjectID,

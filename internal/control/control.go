@@ -101,16 +101,6 @@ func New(c Config) (*Control, error) {
 	return &Control{Config: c, closing: make(chan struct{})}, nil
 }
 
-// Steps returns what the queue is to call for each kind of step.
-func (c *Control) Steps() map[firerunner.StepKind]firerunner.StepFunc {
-	return map[firerunner.StepKind]firerunner.StepFunc{
-		firerunner.StepReadJob: c.readJob,
-		firerunner.StepDemand:  c.demand,
-		firerunner.StepPlace:   c.place,
-		firerunner.StepAdvance: c.advance,
-	}
-}
-
 // Start takes up what the store knows (see adopt) and starts the loops. The queue must be able to take steps.
 func (c *Control) Start(ctx context.Context) error {
 	ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))

@@ -20,7 +20,49 @@ func (c *Control) readJob(ctx context.Context, s firerunner.Step) error {
 	if err != nil {
 		return fmt.Errorf("reading job %d of project %d: %w", s.JobID, s.ProjectID, err)
 	}
-	return c.update(ctx, func(ch *change) error { return c.see(ctx, ch, seen, "intake") })
+	next, err := c.secondJob(callCtx, seen)
+	if err != nil {
+		return err
+	}
+	return c.update(ctx, func(ch *change) error {
+		if next != nil {
+			if err := c.see(ctx, ch, *next, "gitlab"); err != nil {
+				return err
+			}
+		}
+		return c.see(ctx, ch, seen, "intake")
+	})
+}
+
+// secondJob finds the job that a runner took after its first one was cancelled between hand-out and start: the real
+// gitlab-runner does not count that one against --max-builds and asks again at once. Without this look the second job
+// would die with the first one's cancellation. The runner is paused first, so that there is no third.
+func (c *Control) secondJob(ctx context.Context, seen firerunner.Job) (*firerunner.Job, error) {
+	if seen.Status != firerunner.JobCanceled || seen.GitLabID == 0 {
+		return nil, nil
+	}
+	rs, err := c.Store.Runners(ctx, firerunner.RunnerQuery{GitLabID: seen.GitLabID, Live: true})
+	if err != nil || len(rs) == 0 || rs[0].Desired == firerunner.Unwanted {
+		return nil, err
+	}
+	if err := c.GitLab.PauseRunner(ctx, seen.GitLabID); err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+		return nil, fmt.Errorf("pausing the GitLab runner of cancelled job %d: %w", seen.ID, err)
+	}
+	jobs, err := c.GitLab.RunnerJobs(ctx, seen.GitLabID)
+	if err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+		return nil, fmt.Errorf("asking whether the runner of cancelled job %d has another: %w", seen.ID, err)
+	}
+	for _, j := range jobs {
+		if j.ID == seen.ID {
+			continue
+		}
+		j, err := c.GitLab.Job(ctx, seen.ProjectID, j.ID)
+		if err != nil {
+			return nil, fmt.Errorf("reading the second job of a runner: %w", err)
+		}
+		return &j, nil
+	}
+	return nil, nil
 }
 
 // forget handles a job that GitLab does not know (any more): it was deleted, or a guest invented it.
@@ -79,8 +121,10 @@ func (c *Control) see(ctx context.Context, ch *change, seen firerunner.Job, acto
 			return err
 		}
 	}
-	if err := c.refute(ctx, ch, job.ProjectID, job.ID, job.RunnerID); err != nil {
-		return err
+	if seen.GitLabID != 0 {
+		if err := c.refute(ctx, ch, job.ProjectID, job.ID, job.RunnerID); err != nil {
+			return err
+		}
 	}
 	return ch.Enqueue(ctx, demandStep(job.Demand()))
 }
@@ -106,7 +150,7 @@ func (c *Control) believe(ctx context.Context, ch *change, r *firerunner.Runner,
 	if !job.Status.Final() {
 		return c.tookJob(ctx, ch, r, job.ID, "gitlab")
 	}
-	if r.JobID != 0 && r.JobID != job.ID { // it took another one since: not this job's end is its end
+	if r.JobID != 0 && r.JobID != job.ID { // it took another one since: this job's end is not its end
 		return nil
 	}
 	if r.JobID == 0 {
@@ -126,19 +170,15 @@ func (c *Control) believe(ctx context.Context, ch *change, r *firerunner.Runner,
 	return c.end(ctx, ch, r, outcome, reason, "gitlab", fmt.Sprintf("job %d is %s in GitLab", job.ID, job.Status))
 }
 
-// refute ends a runner whose guest claimed a job that GitLab gave to somebody else. owner is our runner that GitLab
-// says has it, or empty. A job that is still pending refutes nothing: GitLab may not have written the pick-up yet.
+// refute ends a runner whose guest claimed a job that GitLab gave to somebody else, or does not know. owner is our
+// runner that GitLab says has it, or empty.
 func (c *Control) refute(ctx context.Context, ch *change, projectID, jobID int64, owner string) error {
-	live, err := ch.Runners(ctx, firerunner.RunnerQuery{Live: true, States: []firerunner.State{firerunner.Running}})
+	running, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Running}})
 	if err != nil {
 		return err
 	}
-	for _, r := range live {
+	for _, r := range running {
 		if r.JobID != jobID || r.ID == owner || r.Demand.ProjectID != projectID {
-			continue
-		}
-		job, err := ch.Job(ctx, jobID)
-		if err == nil && job.Status.Rank() < firerunner.JobRunning.Rank() {
 			continue
 		}
 		if err := c.end(ctx, ch, &r, firerunner.Failed, firerunner.ReasonGuestError, "control",

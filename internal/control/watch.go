@@ -85,18 +85,16 @@ func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestRepo
 	})
 }
 
-// tookJob writes that a runner took a job, on the guest's word or GitLab's: Ready → Running. The first word wins.
+// tookJob writes that a runner took a job, on the guest's word or GitLab's: Ready → Running. A second job replaces the
+// first: gitlab-runner asks again where the first was cancelled before it began.
 func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner, jobID int64, actor string) error {
 	if r.JobID == jobID && r.State >= firerunner.Running {
-		return nil
-	}
-	if r.JobID != 0 && r.JobID != jobID && actor != "guest" {
 		return nil
 	}
 	if r.State < firerunner.Ready || r.State > firerunner.Running {
 		return nil
 	}
-	r.JobID = jobID // a second one only where the first was cancelled before it began: gitlab-runner then asks again
+	r.JobID = jobID
 	if r.State == firerunner.Running {
 		if err := ch.SaveRunner(ctx, r); err != nil {
 			return err

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
+	"github.com/firerunner/firerunner/internal/control"
+	"github.com/firerunner/firerunner/internal/gitlab"
+	"github.com/firerunner/firerunner/internal/image"
+	"github.com/firerunner/firerunner/internal/intake"
+	"github.com/firerunner/firerunner/internal/queue"
+	"github.com/firerunner/firerunner/internal/store/sqlite"
+	"github.com/firerunner/firerunner/internal/telemetry"
+)
+
+// spareSteps is how many steps may run besides one for each microVM.
+const spareSteps = 8
+
+// daemonConfig is what a daemon is made of. Driver and Routes are made from Config unless they are given.
+type daemonConfig struct {
+	*config.Config
+	Logger  *slog.Logger
+	Environ []string
+}
+
+// daemon is every part of FireRunner, wired together: the only place where the rooms meet.
+type daemon struct {
+	cfg      daemonConfig
+	log      *slog.Logger
+	store    *sqlite.Store
+	queue    *queue.Queue
+	enqueuer *queue.Enqueuer
+	gitlab   *gitlab.Client
+	driver   firerunner.Driver
+	images   *image.Store
+	control  *control.Control
+	metrics  *telemetry.Metrics
+
+	webhooks, metricsServer *server
+	failed                  chan error // a listener that broke
+	closers                 []func()   // in order of opening
+}
+
+// openDaemon opens and wires everything but starts nothing. On an error it has closed again what it opened.
+func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
+	d := &daemon{cfg: cfg, log: cfg.Logger, failed: make(chan error, 2)}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.StateDir, 0o711); err != nil { // microVMs' users pass through it to their own folders
+		return nil, firerunner.Errorf(firerunner.Invalid, "making the state folder: %w", err).WithHint("set state_dir to a folder that this user may write")
+	}
+	installation, err := installationID(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	d.metrics = telemetry.New(telemetry.Config{
+		Version: buildVersion(), Source: lateSource{d}, WebhookResults: resultWords(), Logger: d.log,
+	})
+	if err := d.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.openGitLab(); err != nil {
+		return nil, err
+	}
+	if err := d.openDriver(installation); err != nil {
+		return nil, err
+	}
+	if err := d.openControl(ctx, installation); err != nil {
+		return nil, err
+	}
+	return d, d.openServers()
+}
+
+// openStore holds the database for this process alone and opens it, with the queue's tables in it.
+func (d *daemon) openStore(ctx context.Context) error {
+	path := strings.TrimPrefix(d.cfg.Database, "sqlite://")
+	release, err := sqlite.Hold(path)
+	if err != nil {
+		return err
+	}
+	d.onClose(release)
+	if d.enqueuer, err = queue.NewEnqueuer(); err != nil {
+		return err
+	}
+	d.store, err = sqlite.Open(ctx, sqlite.Config{
+		Path: path, Enqueue: d.enqueuer.Enqueue, Enqueued: d.enqueuer.Wake,
+		Migrate: []func(context.Context, *sql.DB) error{queue.Migrate}, Committed: d.metrics.Record, Logger: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.onClose(func() { d.logError("closing the store", d.store.Close()) })
+	return nil
+}
+
+func (d *daemon) openGitLab() (err error) {
+	token := gitlab.StaticToken(d.cfg.GitLab.Token)
+	if d.cfg.GitLab.TokenFile != "" {
+		token = gitlab.TokenFile(d.cfg.GitLab.TokenFile)
+	}
+	d.gitlab, err = gitlab.New(gitlab.Config{
+		URL: d.cfg.GitLab.URL, Token: token, CAFile: d.cfg.GitLab.CAFile, Version: buildVersion(),
+		Timeout: d.cfg.GitLab.RequestTimeout, Observe: d.metrics.GitLabRequest, Logger: d.log,
+	})
+	if err == nil {
+		d.onClose(func() { d.logError("closing GitLab connections", d.gitlab.Close()) })
+	}
+	return err
+}
+
+func (d *daemon) openControl(ctx context.Context, installation string) error {
+	ca, err := readCA(d.cfg.GitLab.CAFile)
+	if err != nil {
+		return err
+	}
+	guestURL, routes, err := guestRoutes(d.cfg.GitLab.URL, d.cfg.GitLab.GuestURL)
+	if err != nil {
+		return err
+	}
+	projects, err := d.sweptProjects(ctx)
+	if err != nil {
+		return err
+	}
+	d.control, err = control.New(control.Config{
+		Store: d.store, GitLab: d.gitlab, Driver: d.driver, Image: d.image, Installation: installation,
+		Profiles: d.cfg.ProfileList(), Deadlines: d.cfg.Deadlines,
+		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: d.cfg.VM.JobLogKiB,
+		QueueSize: d.cfg.Scheduler.QueueSize, SweepInterval: d.cfg.Sweep.Interval, SweepProjects: projects,
+		SweepWindow: d.cfg.Sweep.ProjectWindow, CallTimeout: d.cfg.GitLab.RequestTimeout, Logger: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.queue, err = queue.New(queue.Config{
+		DB: d.store.DB(), Enqueuer: d.enqueuer, Steps: d.control.Steps(),
+		Concurrency: d.cfg.Scheduler.Slots + spareSteps, Sole: true, Logger: d.log,
+	})
+	return err
+}
+
+// start writes this machine down as a host, lets steps run, takes up what an earlier process left, and opens the doors.
+func (d *daemon) start(ctx context.Context) error {
+	if err := d.store.Update(ctx, func(tx firerunner.Tx) error { return tx.SaveHost(ctx, d.cfg.Host()) }); err != nil {
+		return err
+	}
+	if err := d.queue.Start(ctx); err != nil {
+		return err
+	}
+	d.onClose(func() {
+		stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		d.logError("stopping the queue", d.queue.Stop(stop))
+	})
+	if err := d.control.Start(ctx); err != nil {
+		return err
+	}
+	d.onClose(d.control.Close)
+	for _, s := range []*server{d.webhooks, d.metricsServer} {
+		s.start(d.failed)
+	}
+	return nil
+}
+
+func (d *daemon) onClose(f func()) { d.closers = append(d.closers, f) }
+
+// close undoes openDaemon and start, the last first. It touches no microVM.
+func (d *daemon) close() {
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		d.closers[i]()
+	}
+	d.closers = nil
+}
+
+func (d *daemon) logError(doing string, err error) {
+	if err != nil {
+		d.log.Warn("could not end cleanly", "doing", doing, "error", err)
+	}
+}
+
+// sweptProjects resolves the projects that are swept from the start.
+func (d *daemon) sweptProjects(ctx context.Context) ([]int64, error) {
+	var ids []int64
+	for _, p := range d.cfg.GitLab.Projects {
+		id, err := strconv.ParseInt(p, 10, 64)
+		if err != nil {
+			if id, err = d.gitlab.ProjectID(ctx, p); err != nil {
+				return nil, err
+			}
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// lateSource lets metrics be made before the store that they read.
+type lateSource struct{ d *daemon }
+
+func (l lateSource) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]firerunner.Runner, error) {
+	if l.d.store == nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "the store is not open yet")
+	}
+	return l.d.store.Runners(ctx, q)
+}
+
+func resultWords() []string {
+	var words []string
+	for _, r := range intake.Results() {
+		words = append(words, string(r))
+	}
+	return words
+}
+
+// server is one listener with its routes.
+type server struct {
+	http     *http.Server
+	listener net.Listener
+	serving  sync.WaitGroup
+}
+
+// start serves until the server is closed.
+func (s *server) start(failed chan<- error) {
+	s.serving.Go(func() {
+		if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			failed <- firerunner.Errorf(firerunner.Unavailable, "listening on %s: %w", s.listener.Addr(), err)
+		}
+	})
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/intake"
+	"github.com/firerunner/firerunner/internal/telemetry"
+)
+
+// openServers makes both listeners, so that an address that is taken is an error before anything runs.
+func (d *daemon) openServers() error {
+	in, err := intake.New(intake.Config{
+		Store: d.store, SigningTokens: nonEmpty(d.cfg.GitLab.SigningToken), Tokens: nonEmpty(d.cfg.GitLab.WebhookSecret),
+		AllowUnauthenticated: d.cfg.GitLab.AllowUnauthenticated,
+		AllowedNetworks:      d.cfg.Intake.AllowedNetworks, TrustedProxies: d.cfg.Intake.TrustedProxies,
+		BodyLimit:           int64(d.cfg.Intake.BodyLimitKiB) << 10,
+		FailuresPerMinute:   d.cfg.Intake.FailuresPerMinute,
+		DeliveriesPerSecond: float64(d.cfg.Intake.DeliveriesPerSecond),
+		Observe:             func(r intake.Result, took time.Duration) { d.metrics.Webhook(string(r), took) },
+		Logger:              d.log,
+	})
+	if err != nil {
+		return err
+	}
+	ready := telemetry.Ready(map[string]telemetry.Check{
+		"store": d.store.Ping,
+		"queue": d.queue.Ping,
+		"gitlab": func(ctx context.Context) error {
+			_, err := d.gitlab.Check(ctx)
+			return err
+		},
+	})
+	webhooks := http.NewServeMux()
+	webhooks.Handle("/webhook", in)
+	webhooks.Handle("GET /healthz", telemetry.Alive())
+	webhooks.Handle("GET /readyz", ready)
+	metrics := http.NewServeMux()
+	metrics.Handle("GET /metrics", d.metrics.Serve())
+	metrics.Handle("GET /healthz", telemetry.Alive())
+	metrics.Handle("GET /readyz", ready)
+	s := d.cfg.Server
+	if d.webhooks, err = d.listen(s.Host, s.Port, "server.port", webhooks); err != nil {
+		return err
+	}
+	d.metricsServer, err = d.listen(s.MetricsHost, s.MetricsPort, "server.metrics_port", metrics)
+	return err
+}
+
+func (d *daemon) listen(host string, port int, key string, routes http.Handler) (*server, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "listening: %w", err).
+			WithHint("choose another %s, or end what listens there", key)
+	}
+	s := &server{listener: listener, http: &http.Server{
+		Handler:           routes,
+		ReadHeaderTimeout: d.cfg.Server.ReadHeaderTimeout,
+		ReadTimeout:       d.cfg.Server.ReadTimeout,
+		WriteTimeout:      d.cfg.Server.WriteTimeout,
+		IdleTimeout:       d.cfg.Server.IdleTimeout,
+		MaxHeaderBytes:    64 << 10,
+	}}
+	d.onClose(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if s.http.Shutdown(ctx) != nil {
+			_ = s.http.Close()
+		}
+		_ = listener.Close() // where it was never served
+		s.serving.Wait()
+	})
+	return s, nil
+}
+
+func (d *daemon) webhookURL() string {
+	return "http://" + d.webhooks.listener.Addr().String() + "/webhook"
+}
+
+func (d *daemon) metricsURL() string {
+	return "http://" + d.metricsServer.listener.Addr().String() + "/metrics"
+}
+
+func nonEmpty(secrets ...firerunner.Secret) []firerunner.Secret {
+	var list []firerunner.Secret
+	for _, s := range secrets {
+		if s != "" {
+			list = append(list, s)
+		}
+	}
+	return list
+}
