@@ -84,6 +84,9 @@ func parseLogLine(line []byte) event {
 	case strings.HasPrefix(message, "Runner is not healthy"):
 		return event{kind: eventRefused, text: "GitLab refuses the runner's credential"}
 	}
+	if strings.HasPrefix(message, "Failed to process build") {
+		return event{} // the job's failure once more
+	}
 	switch l.Level {
 	case "warning", "error", "fatal", "panic":
 		if l.Error != "" {

@@ -32,18 +32,18 @@ func openNotices(path string) (<-chan string, func(), error) {
 	go func() {
 		defer close(done)
 		in := bufio.NewReaderSize(f, 4096)
-		for sent := 0; sent < maxNotices; {
+		for sent, last := 0, ""; sent < maxNotices; {
 			line, err := in.ReadSlice('\n')
 			if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 				return
 			}
 			text := guest.Text(string(line), maxNotice)
-			if text == "" {
+			if text == "" || text == last {
 				continue
 			}
 			select {
 			case notices <- text:
-				sent++
+				sent, last = sent+1, text
 			case <-stop:
 				return
 			}

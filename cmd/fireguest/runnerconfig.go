@@ -19,12 +19,15 @@ const (
 	cacheDir   = "/cache"
 )
 
-// imageNotice is run by gitlab-runner in the job's own log before it fetches the sources. Jobs here run on the
-// microVM's own system; a job that asks for a container image is told so in its log, and the host is told too,
-// instead of the job failing in ways that nobody can explain. gitlab-runner sets CI_JOB_IMAGE when a job has
-// an image: https://gitlab.com/gitlab-org/gitlab-runner/-/blob/main/common/build.go
-const imageNotice = `if [ -n "${CI_JOB_IMAGE:-}" ]; then
-  printf 'FireRunner: this job asks for the image "%s", which is not used: the job runs directly on the system of its microVM.\n' "$CI_JOB_IMAGE"
+// imageNotice is run by gitlab-runner's shell before the job's script, and writes to the job's own log. Jobs here
+// run on the microVM's own system; a job that asks for a container image is told so, and the host is told too,
+// instead of the job failing in ways that nobody can explain. gitlab-runner sets CI_JOB_IMAGE when a job has an
+// image (https://gitlab.com/gitlab-org/gitlab-runner/-/blob/main/common/build.go). It is a pre_build_script, not
+// a pre_get_sources_script, because the latter is left out where GIT_STRATEGY is none. Of a script of several
+// lines the log shows the first, so that is one for people to read.
+const imageNotice = `: FireRunner gives this job a microVM of its own
+if [ -n "${CI_JOB_IMAGE:-}" ]; then
+  printf 'FireRunner: the image "%s" that this job asks for is not used: the job runs directly on the system of its microVM.\n' "$CI_JOB_IMAGE"
   if [ -p ` + noticePipe + ` ]; then printf 'image not used: %s\n' "$CI_JOB_IMAGE" > ` + noticePipe + ` || :; fi
 fi
 `
@@ -55,7 +58,7 @@ func runnerConfig(start firerunner.GuestStart) (string, error) {
 	if start.OutputKiB > 0 {
 		fmt.Fprintf(&b, "  output_limit = %d\n", start.OutputKiB)
 	}
-	line("pre_get_sources_script", imageNotice)
+	line("pre_build_script", imageNotice)
 	return b.String(), nil
 }
 
