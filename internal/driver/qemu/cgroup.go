@@ -40,14 +40,34 @@ type cgroupConfig struct {
 type cgroups struct {
 	trees  []tree
 	lacks  []string // controllers that cannot be had, with the reason
-	parsed string   // v1 or v2
+	version string   // the version that holds them: v1 or v2
 }
 
 // tree is one hierarchy's folder for our microVMs.
 type tree struct {
 	dir         string
+	mount       string
 	v2          bool
 	controllers []string
+}
+
+// prepare makes the folder. It is made anew whenever it is needed: another driver of this installation may have
+// removed it as it ended.
+func (t tree) prepare() error {
+	if err := os.MkdirAll(t.dir, 0o755); err != nil || !t.v2 {
+		return err
+	}
+	// A controller must be passed on at every level from the mount down.
+	for at := t.mount; ; at = filepath.Join(at, firstBelow(at, t.dir)) {
+		for _, controller := range t.controllers {
+			if err := os.WriteFile(filepath.Join(at, "cgroup.subtree_control"), []byte("+"+controller), 0); err != nil {
+				return err
+			}
+		}
+		if at == t.dir {
+			return nil
+		}
+	}
 }
 
 var wantedControllers = []string{"memory", "cpu", "pids"}
@@ -57,7 +77,7 @@ var wantedControllers = []string{"memory", "cpu", "pids"}
 func findCgroups(cfg cgroupConfig) *cgroups {
 	orString(&cfg.MountInfo, "/proc/self/mountinfo")
 	orString(&cfg.Self, "/proc/self/cgroup")
-	c := &cgroups{parsed: "v1"}
+	c := &cgroups{version: "v1"}
 	mounts, err := readMounts(cfg.MountInfo)
 	if err != nil {
 		c.lacks = append(c.lacks, err.Error())
@@ -82,45 +102,43 @@ func (c *cgroups) find(controller string, mounts []mount, self map[string]string
 			continue
 		}
 		dir := filepath.Join(m.point, inMount(self[controller], m.root), "firerunner", cfg.Installation)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		c.add(tree{dir: dir}, controller)
-		return nil
+		return c.add(tree{dir: dir, mount: m.point, controllers: []string{controller}})
 	}
 	for _, m := range mounts {
 		if !m.v2 || !slices.Contains(m.controllers, controller) {
 			continue
 		}
 		dir := filepath.Join(m.point, cfg.Parent, cfg.Installation)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		// A controller must be passed on at every level from the mount down.
-		for at := m.point; ; at = filepath.Join(at, firstBelow(at, dir)) {
-			if err := os.WriteFile(filepath.Join(at, "cgroup.subtree_control"), []byte("+"+controller), 0); err != nil {
-				return err
-			}
-			if at == dir {
-				break
-			}
-		}
-		c.parsed = "v2"
-		c.add(tree{dir: dir, v2: true}, controller)
-		return nil
+		return c.add(tree{dir: dir, mount: m.point, v2: true, controllers: []string{controller}})
 	}
 	return errors.New("no cgroup hierarchy has this controller")
 }
 
-func (c *cgroups) add(t tree, controller string) {
+// add uses a tree if its folder can be made.
+func (c *cgroups) add(t tree) error {
+	if err := t.prepare(); err != nil {
+		return err
+	}
+	if t.v2 {
+		c.version = "v2"
+	}
 	for i := range c.trees {
-		if c.trees[i].dir == t.dir {
-			c.trees[i].controllers = append(c.trees[i].controllers, controller)
-			return
+		if c.trees[i].dir == t.dir { // v2, and v1 controllers that are mounted together
+			c.trees[i].controllers = append(c.trees[i].controllers, t.controllers...)
+			return nil
 		}
 	}
-	t.controllers = []string{controller}
 	c.trees = append(c.trees, t)
+	return nil
+}
+
+// leave removes the folders if no microVM has a group in them.
+func (c *cgroups) leave() {
+	for _, t := range c.trees {
+		if unix.Rmdir(t.dir) == nil {
+			_ = unix.Rmdir(filepath.Dir(t.dir))
+		}
+	}
 }
 
 func firstBelow(at, dir string) string {
@@ -149,7 +167,7 @@ func (c *cgroups) held() string {
 	if len(all) == 0 {
 		return ""
 	}
-	return strings.Join(all, ", ") + " (" + c.parsed + ")"
+	return strings.Join(all, ", ") + " (" + c.version + ")"
 }
 
 func (c *cgroups) missing() string { return strings.Join(c.lacks, "; ") }
@@ -157,6 +175,9 @@ func (c *cgroups) missing() string { return strings.Join(c.lacks, "; ") }
 // make makes the group of a microVM with its limits. One that is there already is given them anew.
 func (c *cgroups) make(id string, l limits) error {
 	for _, t := range c.trees {
+		if err := t.prepare(); err != nil {
+			return err
+		}
 		dir := filepath.Join(t.dir, id)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err

@@ -107,12 +107,13 @@ func (d *Driver) endShim(ctx context.Context, rec record) error {
 }
 
 // endRest ends every process that may be left: qemu, for the moment between its shim's death and its own, and
-// whatever a hostile guest has started outside.
+// whatever a hostile guest has started outside. The cgroup holds those for certain; where there is none, the uid
+// must do.
 func (d *Driver) endRest(ctx context.Context, rec record) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left, err := endRemnants(rec, d.root)
+		left, err := endRemnants(rec, d.root && len(d.cgroups.trees) == 0)
 		if err != nil || left == 0 {
 			return err
 		}

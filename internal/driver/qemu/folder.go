@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -274,7 +275,11 @@ func (f folder) make(id string, asRoot bool, base, count int) (uid int, err erro
 	if err != nil {
 		return 0, err
 	}
-	taken := make(map[int]bool)
+	// A uid that runs something, whoever made it, is not free: two must never be able to reach each other.
+	taken, err := runningUIDs()
+	if err != nil {
+		return 0, err
+	}
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && e.IsDir() {
 			taken[int(info.Sys().(*syscall.Stat_t).Uid)] = true
@@ -283,7 +288,7 @@ func (f folder) make(id string, asRoot bool, base, count int) (uid int, err erro
 	for uid = base; taken[uid]; uid++ {
 	}
 	if uid >= base+count {
-		return 0, firerunner.Errorf(firerunner.Exhausted, "qemu: all %d uids for microVMs are taken", count)
+		return 0, firerunner.Errorf(firerunner.Exhausted, "qemu: all %d uids from %d on are taken", count, base)
 	}
 	if err := os.Mkdir(f.dir(id), 0o700); err != nil {
 		return 0, err
@@ -299,4 +304,10 @@ func (f folder) make(id string, asRoot bool, base, count int) (uid int, err erro
 func installationOf(stateDir string) string {
 	sum := sha256.Sum256([]byte(stateDir))
 	return hex.EncodeToString(sum[:6])
+}
+
+// uidBaseOf gives each state folder a range of uids of its own, as far as chance allows.
+func uidBaseOf(stateDir string) int {
+	sum := sha256.Sum256([]byte(stateDir))
+	return firstUID + int(binary.BigEndian.Uint64(sum[8:])%uidRanges)*defaultUIDCount
 }

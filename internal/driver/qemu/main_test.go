@@ -95,7 +95,7 @@ func newDriver(t *testing.T, change func(*Config)) *Driver {
 		}
 		require.NoError(t, d.Close())
 		for _, tree := range d.cgroups.trees {
-			_ = os.Remove(tree.dir)
+			require.NoDirExists(t, tree.dir)
 		}
 	})
 	return d

@@ -126,8 +126,9 @@ func parseStat(b []byte) (procStat, error) {
 }
 
 // endRemnants ends every process of a record's microVM that is alive and returns how many there were. They are known
-// by their uid if it is theirs alone, else by the session that the shim opened. Zombies are left to their parents.
-func endRemnants(r record, ownUID bool) (int, error) {
+// by their uid and the session that the shim opened; byUID takes every session, for a uid that is theirs alone.
+// Zombies are left to their parents.
+func endRemnants(r record, byUID bool) (int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, err
@@ -149,7 +150,7 @@ func endRemnants(r record, ownUID bool) (int, error) {
 		if err != nil || uid != r.UID {
 			continue
 		}
-		if !(ownUID && uid > 0) && !(r.PID > 0 && stat.session == r.PID) {
+		if !(byUID && uid > 0) && !(r.PID > 0 && stat.session == r.PID) {
 			continue
 		}
 		p, err := openProcess(pid, stat.start)
@@ -177,4 +178,21 @@ func readUID(pid int) (int, error) {
 		return 0, errors.New("no uid in a process's status")
 	}
 	return strconv.Atoi(string(fields[0]))
+}
+
+// runningUIDs returns the real uids of all processes.
+func runningUIDs() (map[int]bool, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	uids := make(map[int]bool)
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if uid, err := readUID(pid); err == nil {
+				uids[uid] = true
+			}
+		}
+	}
+	return uids, nil
 }

@@ -24,7 +24,8 @@ import (
 
 // Defaults of Config.
 const (
-	defaultUIDBase        = 1_900_000_000 // above every range that systemd gives to users, services and containers
+	firstUID              = 1_900_000_000 // above every range that systemd gives to users, services and containers
+	uidRanges             = 200_000       // of defaultUIDCount each: all are below 2^31
 	defaultUIDCount       = 1024
 	defaultOverheadMiB    = 256 // qemu with a 64 MiB translation cache: 192; the shim with its network: 64
 	defaultPidsMax        = 256 // qemu's pool of I/O threads alone may grow to 64
@@ -56,7 +57,8 @@ type Config struct {
 	Installation string   // which FireRunner the microVMs belong to; empty = one for each StateDir
 
 	// UIDBase and UIDCount are the numeric uids that microVMs run as when the daemon is root, one for each. The
-	// first is for probes. They need no entry in /etc/passwd and must belong to nobody else. 0 = defaults.
+	// first is for probes. They need no entry in /etc/passwd and must belong to nobody else: not to another
+	// FireRunner either. 0 = 1024 uids above 1900000000 that follow from StateDir.
 	UIDBase, UIDCount int
 
 	MemoryOverheadMiB int     // host memory on top of a guest's own, for qemu and shim; 0 = 256
@@ -162,6 +164,7 @@ func (d *Driver) Limits() Limits {
 func (d *Driver) Close() error {
 	d.endReaper()
 	d.reapers.Wait()
+	d.cgroups.leave()
 	return nil
 }
 
@@ -188,7 +191,7 @@ func withDefaults(cfg Config) Config {
 	orString(&cfg.Accel, AccelAuto)
 	orString(&cfg.CgroupParent, "/firerunner")
 	orString(&cfg.Installation, installationOf(cfg.StateDir))
-	orNumber(&cfg.UIDBase, defaultUIDBase)
+	orNumber(&cfg.UIDBase, uidBaseOf(cfg.StateDir))
 	orNumber(&cfg.UIDCount, defaultUIDCount)
 	orNumber(&cfg.MemoryOverheadMiB, defaultOverheadMiB)
 	orNumber(&cfg.CPUQuota, 1)
