@@ -1,12 +1,13 @@
-# make prints what there is. Everything that is expensive is kept under $FIRERUNNER_CACHE (by default
-# ~/.cache/firerunner), by content: a second run, and a second clone, build none of it again.
+# make prints what there is. Everything that is expensive is kept under $FIRERUNNER_CACHE by content: a second run,
+# and a second clone, build none of it again. By default that is ~/.cache/firerunner, and /var/cache/firerunner for
+# root: microVMs run as users of their own, who can read an image there but not below /root.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-export FIRERUNNER_CACHE ?= $(HOME)/.cache/firerunner
+export FIRERUNNER_CACHE ?= $(if $(filter 0,$(shell id -u)),/var/cache/firerunner,$(HOME)/.cache/firerunner)
 # Images that make builds and tests boot; the installed daemon's own are in its state_dir.
 export FIRERUNNER_IMAGE_DIR ?= $(FIRERUNNER_CACHE)/images
 

@@ -111,13 +111,14 @@ func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, j
 	return 0, ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace})
 }
 
-// pause returns how long to wait before the next runner of a demand whose last ones were all rejected.
+// pause returns how long to wait before the next runner of a demand whose last ones were all rejected. Runners that
+// were made together count once: ten jobs that meet one broken image are one failure.
 func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (time.Duration, error) {
-	recent, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Since: c.Now().Add(-rejectedWindow), Limit: 16})
+	recent, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Since: c.Now().Add(-rejectedWindow), Limit: 64})
 	if err != nil {
 		return 0, err
 	}
-	var last time.Time
+	var last, made time.Time
 	pause := time.Duration(0)
 	for _, r := range recent { // latest first
 		if r.Outcome == "" {
@@ -126,10 +127,13 @@ func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.
 		if r.Outcome != firerunner.Rejected {
 			break
 		}
-		if last.IsZero() {
+		if r.MovedAt.After(last) {
 			last = r.MovedAt
 		}
-		pause = min(max(2*pause, firstPause), longestPause)
+		if made.IsZero() || made.Sub(r.CreatedAt) > time.Second {
+			pause = min(max(2*pause, firstPause), longestPause)
+		}
+		made = r.CreatedAt
 	}
 	if pause == 0 {
 		return 0, nil
