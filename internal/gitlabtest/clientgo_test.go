@@ -241,3 +241,46 @@ func TestRunnerTokenExpiryOption(t *testing.T) {
 	body["token_expires_at"] = time.Now().Add(time.Minute).Format(time.RFC3339)
 	require.Equal(t, http.StatusBadRequest, f.api("POST", "/user/runners", body).status)
 }
+
+func TestClientGroupAndAssignedRunners(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	second, err := f.CreateProject("group/sub/two", nil)
+	require.NoError(t, err)
+	c := f.gitlab(f.token)
+	p, _, err := c.Projects.GetProject(second.ID, nil)
+	require.NoError(t, err)
+	require.Equal(t, "group/sub", p.Namespace.FullPath)
+	made, _, err := c.Users.CreateUserRunner(&gitlab.CreateUserRunnerOptions{
+		RunnerType: gitlab.Ptr("group_type"), GroupID: gitlab.Ptr(p.Namespace.ID), TagList: &[]string{"a"},
+	})
+	require.NoError(t, err)
+	f.push("one: {script: x, tags: [a]}\n")
+	require.Equal(t, http.StatusNoContent, f.request(made.Token, "").status, "group/app is not below group/sub")
+	_, err = f.Push(second.ID, map[string]string{".gitlab-ci.yml": "one: {script: x, tags: [a]}\n"})
+	require.NoError(t, err)
+	require.Equal(t, http.StatusCreated, f.request(made.Token, "").status)
+
+	free := f.CreateRunner(gitlabtest.Runner{ProjectIDs: []int64{second.ID}, Tags: []string{"a"}})
+	locked := f.CreateRunner(gitlabtest.Runner{ProjectIDs: []int64{second.ID}, Tags: []string{"a"}, Locked: true})
+	_, _, err = c.Runners.EnableProjectRunner(f.project.ID, &gitlab.EnableProjectRunnerOptions{RunnerID: free.ID})
+	require.NoError(t, err)
+	_, response, err := c.Runners.EnableProjectRunner(f.project.ID, &gitlab.EnableProjectRunnerOptions{RunnerID: locked.ID})
+	require.Error(t, err)
+	require.Equal(t, http.StatusForbidden, response.StatusCode)
+	require.Equal(t, http.StatusNoContent, f.request(locked.Token, "").status)
+	require.Equal(t, http.StatusCreated, f.request(free.Token, "").status)
+
+	pl, err := f.RunPipeline(f.project.ID, "")
+	require.NoError(t, err)
+	got, _, err := c.Pipelines.GetPipeline(f.project.ID, pl.ID)
+	require.NoError(t, err)
+	require.Equal(t, "pending", got.Status)
+	jobs, _, err := c.Jobs.ListPipelineJobs(f.project.ID, pl.ID, nil)
+	require.NoError(t, err)
+	require.Len(t, jobs, 1)
+	var counts map[string]int
+	f.do("GET", "/-/emulator/requests", nil).decode(t, &counts)
+	require.Equal(t, 1, counts["POST /api/v4/user/runners"])
+	require.NotContains(t, counts, "GET /-/emulator/requests")
+}

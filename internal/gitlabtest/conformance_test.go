@@ -177,6 +177,23 @@ func TestConformanceExitCode(t *testing.T) {
 func TestConformanceCancelWhileRunning(t *testing.T) {
 	t.Parallel()
 	f := start(t, func(c *gitlabtest.Config) { c.TraceUpdateInterval = time.Second })
+	job := f.push(noGit + "long:\n  script: [echo started, 'for i in $(seq 60); do echo tick $i; sleep 1; done']\n  after_script: [echo cleaned]\n")[0]
+	p := f.runSingle(f.runner(), 20)
+	require.NoError(t, f.WaitTrace(f.ctx, job.ID, "tick 1"))
+	require.NoError(t, f.CancelJob(job.ID))
+	now, _ := f.Job(job.ID)
+	require.Equal(t, gitlabtest.StatusCanceling, now.Status)
+	done, err := f.WaitJob(f.ctx, job.ID)
+	require.NoError(t, err)
+	require.Equal(t, gitlabtest.StatusCanceled, done.Status)
+	require.Contains(t, f.Trace(job.ID), "cleaned")
+	p.wait(f.ctx)
+}
+
+// A job that says nothing hears of its end by the PUT that the runner makes after 30 silent seconds.
+func TestConformanceCancelOfASilentJob(t *testing.T) {
+	t.Parallel()
+	f := start(t, func(c *gitlabtest.Config) { c.TraceUpdateInterval = time.Second })
 	job := f.push(noGit + "long:\n  script: [echo started, sleep 60]\n  after_script: [echo cleaned]\n")[0]
 	p := f.runSingle(f.runner(), 20)
 	require.NoError(t, f.WaitTrace(f.ctx, job.ID, "started"))

@@ -109,11 +109,13 @@ func (s *Server) cloneable(r *http.Request, repo string) *project {
 		return p
 	}
 	t := s.state.tokens[password]
-	if t == nil || t.revoked || t.role(p.ID) == 0 ||
-		!(slices.Contains(t.Scopes, "api") || slices.Contains(t.Scopes, "read_repository")) {
+	if t == nil || t.revoked || t.role(p.ID) == 0 {
 		return nil
 	}
-	return p
+	if slices.Contains(t.Scopes, "api") || slices.Contains(t.Scopes, "read_repository") {
+		return p
+	}
+	return nil
 }
 
 func hostOf(address string) string {

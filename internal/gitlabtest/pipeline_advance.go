@@ -45,7 +45,7 @@ func (p *pipeline) verdict(j *job) Status {
 		}
 	}
 	// A stage that was skipped holds nobody up; a needed job that was skipped does.
-	good := !failed && !canceled && !(skipped && j.spec.HasNeeds)
+	good := !failed && !canceled && (!skipped || !j.spec.HasNeeds)
 	switch {
 	case j.spec.When == "always", j.spec.When == "on_success" && good, j.spec.When == "on_failure" && failed:
 		return StatusPending

@@ -57,23 +57,28 @@ func TestPipelineOutcomes(t *testing.T) {
 			"a:success b:success = success",
 		},
 		"later skipped": {
-			stages + "a: {stage: one, script: x}\nb: {stage: two, script: x}\nc: {stage: three, script: x}\n", map[string]int{"a": 1},
+			stages + "a: {stage: one, script: x}\nb: {stage: two, script: x}\nc: {stage: three, script: x}\n",
+			map[string]int{"a": 1},
 			"a:failed b:skipped c:skipped = failed",
 		},
 		"allowed to fail": {
-			stages + "a: {stage: one, script: x, allow_failure: true}\nb: {stage: two, script: x}\n", map[string]int{"a": 1},
+			stages + "a: {stage: one, script: x, allow_failure: true}\nb: {stage: two, script: x}\n",
+			map[string]int{"a": 1},
 			"a:failed b:success = success",
 		},
 		"allowed exit code": {
-			stages + "a: {stage: one, script: x, allow_failure: {exit_codes: 7}}\nb: {stage: two, script: x}\n", map[string]int{"a": 7},
+			stages + "a: {stage: one, script: x, allow_failure: {exit_codes: 7}}\nb: {stage: two, script: x}\n",
+			map[string]int{"a": 7},
 			"a:failed b:success = success",
 		},
 		"other exit code": {
-			stages + "a: {stage: one, script: x, allow_failure: {exit_codes: 7}}\nb: {stage: two, script: x}\n", map[string]int{"a": 8},
+			stages + "a: {stage: one, script: x, allow_failure: {exit_codes: 7}}\nb: {stage: two, script: x}\n",
+			map[string]int{"a": 8},
 			"a:failed b:skipped = failed",
 		},
 		"on_failure and always": {
-			stages + "a: {stage: one, script: x}\nb: {stage: two, script: x, when: on_failure}\nc: {stage: three, script: x, when: always}\n", map[string]int{"a": 1},
+			stages + "a: {stage: one, script: x}\nb: {stage: two, script: x, when: on_failure}\nc: {stage: three, script: x, when: always}\n",
+			map[string]int{"a": 1},
 			"a:failed b:success c:success = failed",
 		},
 		"on_failure without one": {
@@ -85,7 +90,8 @@ func TestPipelineOutcomes(t *testing.T) {
 			"a:success slow:pending b:success c:success = running",
 		},
 		"needs a failed one": {
-			stages + "a: {stage: one, script: x}\nb: {stage: two, script: x, needs: [a]}\nc: {stage: three, script: x, needs: [b]}\n", map[string]int{"a": 1},
+			stages + "a: {stage: one, script: x}\nb: {stage: two, script: x, needs: [a]}\nc: {stage: three, script: x, needs: [b]}\n",
+			map[string]int{"a": 1},
 			"a:failed b:skipped c:skipped = failed",
 		},
 		"manual left out": {

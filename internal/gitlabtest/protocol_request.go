@@ -29,8 +29,10 @@ func (s *Server) requestJob(w http.ResponseWriter, r *http.Request) error {
 	if token == "" {
 		return apiParam("token is missing")
 	}
-	info := systemInfo(r, p)
-	s.hold(r, token, p.text("last_update"))
+	info := systemInfo(p)
+	if !s.hold(r, token, p.text("last_update")) {
+		return nil // the runner hung up: a job given to nobody would be lost
+	}
 
 	s.mu.Lock()
 	answer, lastUpdate, err := s.hand(token, p.text("last_update"), info, p)
@@ -49,9 +51,10 @@ func (s *Server) requestJob(w http.ResponseWriter, r *http.Request) error {
 }
 
 // hold is the long poll: while the runner's queue is as it was when the runner last asked, wait.
-func (s *Server) hold(r *http.Request, token, lastUpdate string) {
+// It says whether the runner still waits for the answer.
+func (s *Server) hold(r *http.Request, token, lastUpdate string) bool {
 	if s.cfg.LongPoll <= 0 || lastUpdate == "" {
-		return
+		return true
 	}
 	timer := time.NewTimer(s.cfg.LongPoll)
 	defer timer.Stop()
@@ -62,16 +65,14 @@ func (s *Server) hold(r *http.Request, token, lastUpdate string) {
 		changed := s.changed
 		s.mu.Unlock()
 		if !current {
-			return
+			return r.Context().Err() == nil
 		}
 		select {
 		case <-changed:
 		case <-timer.C:
-			return
-		case <-r.Context().Done():
-			return
-		case <-s.ctx.Done():
-			return
+			return true
+		case <-r.Context().Done(): // the server's end is one, too
+			return false
 		}
 	}
 }
@@ -115,7 +116,7 @@ func feature(p params, name string) bool {
 	return on
 }
 
-func systemInfo(_ *http.Request, p params) RunnerSystem {
+func systemInfo(p params) RunnerSystem {
 	info, _ := p["info"].(map[string]any)
 	text := func(key string) string { v, _ := info[key].(string); return v }
 	return RunnerSystem{

@@ -29,7 +29,7 @@ func (s *Server) verifyRunner(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.contact(run, systemInfo(r, p))
+	s.contact(run, systemInfo(p))
 	answer := map[string]any{"id": run.ID, "token": run.Token, "token_expires_at": apiTime(run.TokenExpiresAt)}
 	s.mu.Unlock()
 	writeJSON(w, http.StatusOK, answer)

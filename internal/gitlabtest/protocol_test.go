@@ -2,9 +2,11 @@ package gitlabtest_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"mime/multipart"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -343,4 +345,37 @@ func TestRunnerTokenExpires(t *testing.T) {
 	now.Add(10 * time.Minute)
 	require.Equal(t, http.StatusForbidden, f.request(r.Token, "").status)
 	f.patch(j, "0-1", "hi", http.StatusAccepted)
+}
+
+// A runner that hung up in its long poll is given no job: the job would be lost.
+func TestLongPollHungUp(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	r := f.runner()
+	value := f.request(r.Token, "").header.Get("X-GitLab-Last-Update")
+	ctx, hangUp := context.WithTimeout(f.ctx, 100*time.Millisecond)
+	defer hangUp()
+	body := fmt.Sprintf(`{"token":%q,"last_update":%q}`, r.Token, value)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, f.URL()+"/api/v4/jobs/request", strings.NewReader(body))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "application/json")
+	response, err := f.client.Do(request)
+	if err == nil {
+		response.Body.Close()
+	}
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	job := f.push(oneJob)[0]
+	require.Equal(t, job.ID, f.take(r).ID)
+}
+
+func TestSweepByItself(t *testing.T) {
+	t.Parallel()
+	now := newClock()
+	f := start(t, func(c *gitlabtest.Config) { c.Now, c.SweepInterval = now.Now, time.Millisecond })
+	f.push("one:\n  timeout: 10m\n  script: x\n")
+	j := f.take(f.runner())
+	now.Add(time.Hour)
+	done, err := f.WaitJob(f.ctx, j.ID)
+	require.NoError(t, err)
+	require.Equal(t, gitlabtest.StatusFailed, done.Status)
 }

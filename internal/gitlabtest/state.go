@@ -76,6 +76,3 @@ func (s *Server) uuid() string {
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
-
-// hex makes 2n hexadecimal characters.
-func (s *Server) hex(n int) string { return fmt.Sprintf("%x", s.randomBytes(n)) }
