@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/firerunner/firerunner"
@@ -72,13 +74,23 @@ func (h *Host) Serve(ctx context.Context, conn io.ReadWriteCloser, start firerun
 		return ctx.Err()
 	case s.failed != nil:
 		return s.failed
-	case errors.Is(err, io.EOF):
+	case (gone(err) || errors.Is(err, context.Canceled)) && gone(writeErr): // cancelled because writing had ended
 		return nil
 	case writeErr != nil:
 		return firerunner.Errorf(firerunner.Unavailable, "write to the guest: %w", writeErr)
 	default:
 		return firerunner.Errorf(firerunner.Unavailable, "read from the guest: %w", err)
 	}
+}
+
+// gone reports whether an error, or none, is what the end of the other side looks like.
+func gone(err error) bool {
+	for _, end := range []error{nil, io.EOF, io.ErrClosedPipe, net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // session is what Serve remembers. Its reading half runs in Serve's goroutine.
@@ -90,7 +102,8 @@ type session struct {
 	out    *outbox
 
 	greeted    bool
-	passed     int // reports passed on
+	passed     int  // reports passed on, or that would have been
+	ended      bool // the end of the runner was passed on
 	complaints int
 	failed     error
 }
@@ -172,18 +185,17 @@ func (s *session) complain(cause error) {
 	}
 }
 
-// pass hands a report on while there are some left. One is kept for the end of the runner, which is what the
-// host waits for.
+// pass hands a report on while there are some left. The end of the runner is what the host waits for: it is
+// handed on even then, the first time that it is said.
 func (s *session) pass(r firerunner.GuestReport) {
 	s.passed++
-	if s.passed >= maxReports && r.Kind != firerunner.ReportRunnerExited {
-		if s.passed > maxReports {
-			return
-		}
-		r = firerunner.GuestReport{Kind: firerunner.ReportNotice, Message: "the guest talks too much: from here on it is not listened to"}
-	}
-	if s.passed > maxReports+maxComplaints { // an end that is said over and over
+	switch {
+	case r.Kind == firerunner.ReportRunnerExited && !s.ended:
+		s.ended = true
+	case s.passed > maxReports:
 		return
+	case s.passed == maxReports:
+		r = firerunner.GuestReport{Kind: firerunner.ReportNotice, Message: "the guest talks too much: from here on it is not listened to"}
 	}
 	r.At = s.now()
 	s.report(r)
