@@ -38,8 +38,8 @@ type cgroupConfig struct {
 // have groups with limits in it, and a restart of the daemon's unit would fail with microVMs below it, so
 // there the parent is a group of its own.
 type cgroups struct {
-	trees  []tree
-	lacks  []string // controllers that cannot be had, with the reason
+	trees   []tree
+	lacks   []string // controllers that cannot be had, with the reason
 	version string   // the version that holds them: v1 or v2
 }
 

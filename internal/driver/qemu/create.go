@@ -38,6 +38,9 @@ func (d *Driver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firer
 	}
 	defer release()
 	d.step("create: locked")
+	if ctx.Err() != nil {
+		return firerunner.MicroVM{}, firerunner.Errorf(firerunner.Unavailable, "qemu: creating microVM %s: %w", spec.ID, context.Cause(ctx))
+	}
 
 	if vm, ok := d.adopt(ctx, spec.ID); ok {
 		return vm, nil
@@ -255,6 +258,11 @@ func (d *Driver) startShim(id string, uid int, accel string) (*shimProcess, erro
 	if err = errors.Join(err, err2); err != nil || p == nil || reaper == nil {
 		_ = started.Kill()
 		_, _ = started.Wait()
+		for _, opened := range []*process{p, reaper} {
+			if opened != nil {
+				opened.close()
+			}
+		}
 		return nil, errors.Join(err, errors.New("the shim could not be watched"))
 	}
 	_ = started.Release()

@@ -101,7 +101,9 @@ func (d *Driver) endShim(ctx context.Context, rec record) error {
 	if err == nil {
 		return nil
 	}
-	d.log.Warn("a shim did not end when asked and is killed", "vm", rec.ID, "error", err)
+	if !errors.Is(err, syscall.ENOENT) { // without a socket it has not begun yet, or is about to end
+		d.log.Warn("a shim did not end when asked and is killed", "vm", rec.ID, "error", err)
+	}
 	p.kill()
 	return p.wait(ctx)
 }
