@@ -75,13 +75,18 @@ func (l *Log) Guest(r firerunner.GuestReport) {
 	if r.Kind == firerunner.ReportHello {
 		l.hello = true
 	}
-	r.Message, r.Failure = Clean(r.Message, MaxMessage), Clean(r.Failure, maxFailure)
 	// Half of the log is for notices at most: a guest that floods must still be able to say how its job ended.
 	maxBytes, maxReports := l.cfg.MaxBytes, l.cfg.MaxReports-2
 	if r.Kind == firerunner.ReportNotice {
 		maxBytes, maxReports = maxBytes/2, maxReports/2
 	}
-	if l.bytes+size(r) > maxBytes || len(l.reports) >= maxReports {
+	// Cleaning costs more than dropping: a flood is not cleaned.
+	if l.bytes+lineOverhead > maxBytes || len(l.reports) >= maxReports {
+		l.dropped++
+		return
+	}
+	r.Message, r.Failure = Clean(r.Message, MaxMessage), Clean(r.Failure, maxFailure)
+	if l.bytes+size(r) > maxBytes {
 		l.dropped++
 		return
 	}
