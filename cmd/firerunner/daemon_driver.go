@@ -2,7 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/firerunner/firerunner"
@@ -15,7 +20,11 @@ import (
 func (d *daemon) openDriver(installation string) error {
 	d.images = &image.Store{Dir: d.cfg.Image.Dir}
 	if d.cfg.Driver == "fake" {
-		f := fake.New(fake.Config{Dial: d.dialGitLab, Logger: d.log})
+		client, err := d.guestHTTP()
+		if err != nil {
+			return err
+		}
+		f := fake.New(fake.Config{HTTP: client})
 		d.driver = f
 		d.onClose(func() { d.logError("ending fake microVMs", f.Close()) })
 		return nil
@@ -31,6 +40,35 @@ func (d *daemon) openDriver(installation string) error {
 	d.driver = q
 	d.onClose(func() { d.logError("closing the driver", q.Close()) })
 	return nil
+}
+
+// guestHTTP reaches GitLab by the name that guests use, as a guest's own network would.
+func (d *daemon) guestHTTP() (*http.Client, error) {
+	_, routes, err := guestRoutes(d.cfg.GitLab.URL, d.cfg.GitLab.GuestURL)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "reading the system's certificates: %w", err)
+	}
+	ca, err := readCA(d.cfg.GitLab.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	roots.AppendCertsFromPEM([]byte(ca))
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		MaxIdleConnsPerHost: 32,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			for _, r := range routes {
+				if address == net.JoinHostPort(r.Name, strconv.Itoa(r.Port)) {
+					address = r.Dial
+				}
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}}, nil
 }
 
 // shim is the command that holds one microVM: this program, unless FIRERUNNER_SHIM names another build of it.
