@@ -101,6 +101,11 @@ func (c *Control) see(ctx context.Context, ch *change, seen firerunner.Job, acto
 			runner, seen.RunnerID = &rs[0], rs[0].ID
 		}
 	}
+	if seen.GitLabID == 0 && seen.Status.Rank() >= firerunner.JobRunning.Rank() && known.RunnerID == "" {
+		if seen.RunnerID, err = c.claimant(ctx, ch, seen); err != nil {
+			return err
+		}
+	}
 	if !seen.Ours && runner == nil && (first || !known.Ours) {
 		return nil // nobody asked us
 	}
@@ -127,6 +132,22 @@ func (c *Control) see(ctx context.Context, ch *change, seen firerunner.Job, acto
 		}
 	}
 	return ch.Enqueue(ctx, demandStep(job.Demand()))
+}
+
+// claimant returns our runner whose guest said that it took a job, where GitLab does not say any more who did: it
+// forgets a runner that is deleted, and ours are, as soon as their job ends.
+func (c *Control) claimant(ctx context.Context, rd firerunner.Reader, job firerunner.Job) (string, error) {
+	d := job.Demand()
+	latest, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Limit: 256})
+	if err != nil {
+		return "", err
+	}
+	for _, r := range latest {
+		if r.JobID == job.ID {
+			return r.ID, nil
+		}
+	}
+	return "", nil
 }
 
 // tell appends the events of a sight: its status, and once the refusal.
