@@ -24,15 +24,16 @@ func Alive() http.Handler {
 type Check func(ctx context.Context) error
 
 // Readiness answers GET /readyz: 200 if every part works, 503 if not, with a JSON object that names the parts that
-// do not. Answers are kept for a moment, so that no number of scrapes becomes a number of calls to GitLab.
+// do not. Answers are kept for a moment, so that no number of scrapes becomes a number of calls to GitLab. Ready makes
+// one; its fields may be set before it is used.
 type Readiness struct {
-	Checks  map[string]Check
 	Timeout time.Duration    // of each check; 3 s
 	Keep    time.Duration    // how long an answer is kept; 1 s
 	Now     func() time.Time // nil: time.Now
 	Logger  *slog.Logger     // nil: nothing is logged
 
-	mu     sync.Mutex
+	checks map[string]Check
+	turn   chan struct{} // holds one: who has it may use what follows
 	at     time.Time
 	answer readiness
 }
@@ -48,12 +49,17 @@ type part struct {
 }
 
 // Ready returns a Readiness with the usual timings.
-func Ready(checks map[string]Check) *Readiness { return &Readiness{Checks: checks} }
+func Ready(checks map[string]Check) *Readiness {
+	return &Readiness{checks: checks, turn: make(chan struct{}, 1)}
+}
 
 // ServeHTTP answers from the kept answer, or asks every part at once. Those who come meanwhile wait for the same
 // answer.
 func (r *Readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	answer := r.current(req.Context())
+	answer, ok := r.current(req.Context())
+	if !ok {
+		return // who asked has gone
+	}
 	status := http.StatusOK
 	if !answer.Ready {
 		status = http.StatusServiceUnavailable
@@ -61,7 +67,7 @@ func (r *Readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	writeJSON(w, status, answer)
 }
 
-func (r *Readiness) current(ctx context.Context) readiness {
+func (r *Readiness) current(ctx context.Context) (answer readiness, ok bool) {
 	now, keep := r.Now, r.Keep
 	if now == nil {
 		now = time.Now
@@ -69,15 +75,19 @@ func (r *Readiness) current(ctx context.Context) readiness {
 	if keep <= 0 {
 		keep = time.Second
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return readiness{}, false
+	}
 	if r.at.IsZero() || now().Sub(r.at) >= keep {
 		before := r.answer
 		// One scraper that hangs up must not spoil the answer for the others.
 		r.answer = r.ask(context.WithoutCancel(ctx), before)
 		r.at = now()
 	}
-	return r.answer
+	return r.answer, true
 }
 
 // ask runs all checks at once and waits for all of them. It logs the parts that failed or came back since before.
@@ -91,7 +101,7 @@ func (r *Readiness) ask(ctx context.Context, before readiness) readiness {
 	answer := readiness{Ready: true, Parts: map[string]part{}}
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	for name, check := range r.Checks {
+	for name, check := range r.checks {
 		running.Go(func() {
 			err := check(ctx)
 			mu.Lock()
