@@ -116,7 +116,7 @@ type limiter struct{ *rate.Limiter }
 func (l limiter) Wait(ctx context.Context) error {
 	if err := l.Limiter.Wait(ctx); err != nil && ctx.Err() == nil {
 		return firerunner.Errorf(firerunner.Exhausted, "FireRunner's own limit on requests to GitLab is reached: %w", err).
-			WithHint("raise gitlab.requests_per_second")
+			WithHint("lengthen sweep.interval or lower scheduler.worker_count")
 	}
 	return ctx.Err()
 }

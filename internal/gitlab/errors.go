@@ -88,7 +88,7 @@ func (c *Client) failed(ctx context.Context, doing string, resp *gl.Response, er
 		limited := rateLimited(resp.Header, c.now())
 		e := fail(firerunner.Exhausted, "%s; %s", words, limited)
 		e.Err = limited
-		return e.WithHint("raise GitLab's rate limits for FireRunner's user, or lower scheduler and sweep rates")
+		return e.WithHint("raise GitLab's rate limits for FireRunner's user, or lengthen sweep.interval and lower scheduler.worker_count")
 	case code == http.StatusUnauthorized:
 		return fail(firerunner.Unauthorized, "%s", words).
 			WithHint("the token is wrong, expired or revoked: make a new one and replace gitlab.token_file")

@@ -101,7 +101,7 @@ func New(cfg Config) (*Intake, error) {
 	}
 	if len(in.signing) == 0 && len(in.tokens) == 0 && !cfg.AllowUnauthenticated {
 		return nil, firerunner.Errorf(firerunner.Invalid, "intake: webhooks could come from anybody: no signing token and no secret token").
-			WithHint("set webhook.signing_token_file (GitLab 19.0 and later) or webhook.token_file")
+			WithHint("set gitlab.signing_token_file (GitLab 19.0 and later) or gitlab.webhook_secret_file")
 	}
 	return in, nil
 }
