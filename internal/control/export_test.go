@@ -1,0 +1,39 @@
+package control
+
+import (
+	"context"
+
+	"github.com/firerunner/firerunner"
+)
+
+// Tests drive the periodic tasks themselves, so that nothing waits for a tick.
+
+// StartStill is Start without the loops.
+func (c *Control) StartStill(ctx context.Context) error {
+	ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	c.follow.start(ctx, c.watch)
+	return c.adopt(ctx)
+}
+
+// Sweep is one sweep.
+func (c *Control) Sweep(ctx context.Context) error { return c.sweep(ctx) }
+
+// Expire is one look for overdue runners.
+func (c *Control) Expire(ctx context.Context) error { return c.expire(ctx) }
+
+// Reap is one search for what nobody owns.
+func (c *Control) Reap(ctx context.Context) error { return c.reap(ctx) }
+
+// Adopt is what Start does with what an earlier process left, without listening to guests.
+func (c *Control) Adopt(ctx context.Context) error { return c.adopt(ctx) }
+
+// Apply is what is done with one report of a guest.
+func (c *Control) Apply(ctx context.Context, id string, rep firerunner.GuestReport) error {
+	return c.apply(ctx, id, rep)
+}
+
+// Lost is what is done where a driver does not know a microVM any more.
+func (c *Control) Lost(ctx context.Context, id string) error { return c.lost(ctx, id) }
+
+// NewIDAt is newID.
+var NewIDAt = newID
