@@ -137,7 +137,7 @@ func TestAgentOK(t *testing.T) {
 }
 
 func TestAgentNotice(t *testing.T) {
-	l := live(t, lifeStart(), sayTook+`
+	l := live(t, lifeStart(), `
 		for n in 1 2 3 3 3; do echo "note $n" > $ROOT/run/firerunner/notice; done
 		while [ ! -e $ROOT/go ]; do sleep 0.01; done
 		echo '{"level":"warning","msg":"slow"}' >&2; echo '{"level":"warning","msg":"slow"}' >&2`, func(a *agent) {
@@ -205,13 +205,13 @@ func TestAgentNoJob(t *testing.T) {
 	require.Contains(t, l.until(firerunner.ReportRunnerExited).Message, "has not received a job")
 
 	start.WaitTimeout = time.Second // gitlab-runner does not keep to it
-	l = live(t, start, `sleep 60 & trap 'kill $!; exit 0' TERM; wait`, func(a *agent) { a.limits.overshoot = 0 })
+	l = live(t, start, `trap 'kill $!; exit 0' TERM; sleep 60 & wait`, func(a *agent) { a.limits.overshoot = 0 })
 	require.NoError(t, <-l.end)
 	require.Equal(t, "no job within 1s", l.until(firerunner.ReportRunnerExited).Message)
 }
 
 func TestAgentRefused(t *testing.T) {
-	l := live(t, lifeStart(), `echo '{"level":"info","msg":"Runner is not healthy!"}'; sleep 60 & trap 'kill $!; exit 0' TERM; wait`, nil)
+	l := live(t, lifeStart(), `trap 'kill $!; exit 0' TERM; sleep 60 & echo '{"level":"info","msg":"Runner is not healthy!"}'; wait`, nil)
 	require.NoError(t, <-l.end)
 	require.Equal(t, "GitLab refuses the runner's credential", l.until(firerunner.ReportError).Message)
 	require.Equal(t, firerunner.ReportRunnerExited, l.until(firerunner.ReportRunnerExited).Kind)

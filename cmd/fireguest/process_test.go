@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Printf("%+v\n", <-p.ended)
 	}
-	p, err := r.start(command{path: "/bin/sh", args: []string{"sh", "-c", "sleep 100"}, dir: "/", uid: 65534, gid: 65534, output: os.Stdout, privileges: true})
+	p, err := r.start(command{path: "/bin/sh", args: []string{"sh", "-c", "exec sleep 100"}, dir: "/", uid: 65534, gid: 65534, output: os.Stdout, privileges: true})
 	fmt.Println(err, p.signal(syscall.SIGTERM))
 	fmt.Printf("%+v\n", <-p.ended)
 	_, err = r.start(command{path: "/none", uid: 65534, gid: 65534, output: os.Stdout})
