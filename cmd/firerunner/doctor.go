@@ -1,7 +1,148 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
+)
+
+// verdict is what came of one check.
+type verdict string
+
+const (
+	good verdict = "ok"
+	warn verdict = "warn" // works, but not as it could
+	fail verdict = "fail" // does not work
+)
+
+// finding is one line of doctor's report.
+type finding struct {
+	Check   string  `json:"check"`
+	Verdict verdict `json:"verdict"`
+	Found   string  `json:"found"`            // what was seen; for fail the cause
+	Remedy  string  `json:"remedy,omitempty"` // what to do
+}
+
+// examination is one run of doctor.
+type examination struct {
+	app *app
+	cfg *config.Config
+}
+
+// check looks at one thing. It changes nothing outside of the state folder and ends within its context.
+type check struct {
+	name   string
+	within time.Duration
+	look   func(ctx context.Context) []finding
+}
+
+// checks returns every check in the order in which a fault in one explains faults in later ones.
+func (e *examination) checks() []check {
+	return []check{
+		{"qemu", 30 * time.Second, e.qemu},
+		{"image", 5 * time.Minute, e.image},
+		{"accelerator", 2 * time.Minute, e.accelerator},
+		{"isolation", 30 * time.Second, e.isolation},
+		{"cpu and memory", 10 * time.Second, e.memory},
+		{"disk", 10 * time.Second, e.disk},
+		{"gitlab", time.Minute, e.gitlab},
+		{"clock", 30 * time.Second, e.clock},
+		{"webhook", 30 * time.Second, e.webhook},
+	}
+}
 
 func newDoctorCommand(a *app) *cobra.Command {
-	return &cobra.Command{Use: "doctor", Short: "Check every prerequisite and say what to do"}
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check every prerequisite and say what to do",
+		Long: `Checks what FireRunner needs, by doing it where that is the only way to know: it
+boots a kernel to see whether KVM works, and asks GitLab with your token. Each
+finding is ok, warn or fail, with its cause and what to do.
+
+Exit status 1 if any check failed. It may run beside a daemon.`,
+		Example: `  firerunner doctor --config config.yaml
+  firerunner doctor --json | jq '.checks[] | select(.verdict != "ok")'`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return a.doctor(command.Context()) },
+	}
 }
+
+func (a *app) doctor(ctx context.Context) error {
+	cfg, err := a.load(false)
+	e := examination{app: a, cfg: cfg}
+	found := configuration(a.file(), err)
+	if !a.json {
+		a.show(found...)
+	}
+	for _, c := range e.checks() {
+		if ctx.Err() != nil {
+			return firerunner.Errorf(firerunner.Unavailable, "doctor was interrupted: %w", context.Cause(ctx))
+		}
+		limited, cancel := context.WithTimeout(ctx, c.within)
+		seen := c.look(limited)
+		cancel()
+		for i := range seen {
+			seen[i].Check = c.name
+		}
+		if !a.json {
+			a.show(seen...)
+		}
+		found = append(found, seen...)
+	}
+	failed := 0
+	for _, f := range found {
+		if f.Verdict == fail {
+			failed++
+		}
+	}
+	report := struct {
+		OK     bool      `json:"ok"`
+		Checks []finding `json:"checks"`
+	}{failed == 0, found}
+	if err := a.print(report, func(w io.Writer) error { return nil }); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return silentError{firerunner.Errorf(firerunner.Internal, "%d checks failed", failed)}
+	}
+	return nil
+}
+
+// show prints findings as they come: some checks take their time.
+func (a *app) show(found ...finding) {
+	for _, f := range found {
+		fmt.Fprintf(a.Stdout, "%-4s  %-15s %s\n", f.Verdict, f.Check, f.Found)
+		if f.Remedy != "" {
+			fmt.Fprintf(a.Stdout, "      %-15s -> %s\n", "", f.Remedy)
+		}
+	}
+}
+
+// configuration makes findings of what is wrong with the configuration; secrets that others can read are among it.
+func configuration(file string, err error) []finding {
+	if file == "" {
+		file = "no file; environment and flags"
+	}
+	if err == nil {
+		return []finding{{"configuration", good, file + "; its secrets are readable by nobody else", ""}}
+	}
+	var found []finding
+	for _, p := range problemsOf(err) {
+		remedy := p.Hint
+		p.Hint = ""
+		found = append(found, finding{"configuration", fail, p.String(), remedy})
+	}
+	return found
+}
+
+// untried makes a finding of what could not be looked at because of another finding.
+func untried(err error) finding { return finding{"", warn, err.Error(), firerunner.HintOf(err)} }
+
+// failing makes a finding of an error.
+func failing(err error) finding { return finding{"", fail, err.Error(), firerunner.HintOf(err)} }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,9 +19,13 @@ import (
 // commands returns the subcommands, in the order of a first day with FireRunner.
 func commands() []func(*app) *cobra.Command {
 	return []func(*app) *cobra.Command{
+		newDemoCommand,
 		newDoctorCommand,
+		newImageCommand,
+		newServeCommand,
 		newConfigCommand,
 		newVersionCommand,
+		newShimCommand,
 	}
 }
 
@@ -41,8 +44,10 @@ running the stock gitlab-runner, destroyed with everything in it.
 
 A job asks for a size by tag, such as firecracker-2cpu-4gb.`
 
-const rootExample = `  firerunner doctor                    # is everything there? what to do if not
-  firerunner config validate           # every problem of the configuration at once`
+const rootExample = `  firerunner config validate           # every problem of the configuration at once
+  firerunner image build --gitlab-runner PATH
+  firerunner doctor                    # is everything there? what to do if not
+  firerunner serve`
 
 func (a *app) newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -52,9 +57,6 @@ func (a *app) newRoot() *cobra.Command {
 		Example:       rootExample,
 		SilenceErrors: true, // run prints them
 		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
-			a.began = true
-		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.configFile, "config", "c", "", "configuration file (default $FIRERUNNER_CONFIG, else "+defaultConfigFile+")")
@@ -71,7 +73,22 @@ func (a *app) newRoot() *cobra.Command {
 	for _, command := range commands() {
 		root.AddCommand(command(a))
 	}
+	a.noteBegin(root)
 	return root
+}
+
+// noteBegin tells an error about the command line, which is the user's, from one of a command's own work: cobra has
+// the same type for both.
+func (a *app) noteBegin(command *cobra.Command) {
+	if do := command.RunE; do != nil {
+		command.RunE = func(command *cobra.Command, args []string) error {
+			a.began = true
+			return do(command, args)
+		}
+	}
+	for _, c := range command.Commands() {
+		a.noteBegin(c)
+	}
 }
 
 // run runs the command and prints its error.
@@ -100,8 +117,7 @@ func (a *app) printError(err error) {
 	if errors.As(err, new(silentError)) {
 		return
 	}
-	var problems config.Problems
-	errors.As(err, &problems)
+	problems := problemsOf(err)
 	if a.json {
 		message := err.Error()
 		if problems != nil { // they stand below, one by one
@@ -120,6 +136,13 @@ func (a *app) printError(err error) {
 	if hint := firerunner.HintOf(err); hint != "" {
 		fmt.Fprintf(a.Stderr, "firerunner: hint: %s\n", hint)
 	}
+}
+
+// problemsOf returns what is wrong with the configuration, if that is what an error is about.
+func problemsOf(err error) config.Problems {
+	var problems config.Problems
+	errors.As(err, &problems)
+	return problems
 }
 
 // print writes a result: value as JSON if that was asked for, else what text writes.
@@ -181,20 +204,4 @@ func (a *app) env(name string) string {
 		}
 	}
 	return ""
-}
-
-// logger returns the log that the configuration asks for, on standard error; --verbose lowers the level to debug.
-func (a *app) logger(c *config.Config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: slog.LevelInfo}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Log.Level)); err == nil {
-		options.Level = level
-	}
-	if a.verbose {
-		options.Level = slog.LevelDebug
-	}
-	if c.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(a.Stderr, options))
-	}
-	return slog.New(slog.NewTextHandler(a.Stderr, options))
 }

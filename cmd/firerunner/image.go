@@ -1,0 +1,283 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/image"
+)
+
+func newImageCommand(a *app) *cobra.Command {
+	command := &cobra.Command{
+		Use:   "image",
+		Short: "Build and look after guest images",
+		Long: `An image is a kernel, an initial RAM disk with the guest agent, and a Debian root
+file system with gitlab-runner. It never changes; a name points to one of them,
+and every microVM writes to a disk of its own on top.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
+	}
+	command.AddCommand(newImageBuildCommand(a), newImageListCommand(a), newImageInspectCommand(a), newImageRemoveCommand(a))
+	return command
+}
+
+// imageResult is an image as --json shows it.
+type imageResult struct {
+	Name      string    `json:"name"`
+	Digest    string    `json:"digest"`
+	Runner    string    `json:"gitlab_runner"`
+	Agent     string    `json:"agent"`
+	BuiltAt   time.Time `json:"built_at"`
+	SizeBytes int64     `json:"size_bytes"`
+}
+
+func newImageResult(i firerunner.Image) imageResult {
+	return imageResult{i.Name, i.Digest, i.Runner, i.Agent, i.BuiltAt, i.SizeBytes}
+}
+
+func newImageBuildCommand(a *app) *cobra.Command {
+	var recipe image.Recipe
+	command := &cobra.Command{
+		Use:   "build",
+		Short: "Build the guest image, or find that it is there already",
+		Long: `Builds an image from Debian packages, the guest agent and a gitlab-runner that
+you bring: a path on this machine, or a URL with its SHA-256. Packages come from
+this machine's apt sources, or from image.mirrors in the configuration.
+
+What is there already is not built again; --refresh fetches newer packages. It
+needs no configuration file. Interrupted, it leaves nothing half-made.`,
+		Example: `  firerunner image build --gitlab-runner /usr/bin/gitlab-runner
+  firerunner image build --gitlab-runner ./gitlab-runner --name node --package nodejs --package npm
+  firerunner image build --gitlab-runner-url URL --gitlab-runner-sha256 SUM --refresh`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return a.buildImage(command, recipe) },
+	}
+	flags := command.Flags()
+	flags.StringVar(&recipe.Name, "name", "", "the image's name (default: vm.image of the configuration)")
+	flags.StringVar(&recipe.RunnerPath, "gitlab-runner", "", "gitlab-runner binary for Linux on this machine, `path`")
+	flags.StringVar(&recipe.RunnerURL, "gitlab-runner-url", "", "where to download gitlab-runner, `URL`")
+	flags.StringVar(&recipe.RunnerSHA256, "gitlab-runner-sha256", "", "what the download must be, `sum` in hexadecimal")
+	flags.StringVar(&recipe.AgentPath, "agent", "", "guest agent, `path` (default: fireguest beside this program)")
+	flags.StringArrayVar(&recipe.Packages, "package", nil, "one more Debian package, `name`; may be repeated")
+	flags.BoolVar(&recipe.Sudo, "sudo", false, "jobs may become root inside their microVM")
+	flags.BoolVar(&recipe.Refresh, "refresh", false, "fetch newer packages although the recipe has not changed")
+	command.MarkFlagsMutuallyExclusive("gitlab-runner", "gitlab-runner-url")
+	command.MarkFlagsRequiredTogether("gitlab-runner-url", "gitlab-runner-sha256")
+	command.MarkFlagsOneRequired("gitlab-runner", "gitlab-runner-url")
+	return command
+}
+
+func (a *app) buildImage(command *cobra.Command, recipe image.Recipe) error {
+	cfg, err := a.load(true)
+	if err != nil {
+		return err
+	}
+	if recipe.Name == "" {
+		recipe.Name = cfg.VM.Image
+	}
+	if recipe.AgentPath == "" {
+		if recipe.AgentPath, err = besideUs("fireguest"); err != nil {
+			return err
+		}
+	}
+	recipe.Suite, recipe.Mirrors = cfg.Image.Suite, cfg.Image.Mirrors
+	recipe.Packages = append(recipe.Packages, cfg.Image.Packages...)
+	recipe.Sudo = recipe.Sudo || cfg.Image.Sudo
+	for _, p := range cfg.ProfileList() { // room for the largest disk that a profile gives with this image
+		if p.Image == recipe.Name {
+			recipe.DiskMiB = max(recipe.DiskMiB, p.Default.DiskMiB)
+		}
+	}
+	builder := image.Builder{Store: &image.Store{Dir: cfg.Image.Dir}}
+	built, err := builder.Build(command.Context(), recipe, a.imageProgress())
+	if err != nil {
+		return err
+	}
+	result := newImageResult(built)
+	return a.print(result, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "image %s is %s, %s on disk, gitlab-runner %s\n",
+			result.Name, shortDigest(result.Digest), megabytes(result.SizeBytes), result.Runner)
+		return err
+	})
+}
+
+// imageProgress prints what a build does, with the seconds that each step took.
+func (a *app) imageProgress() func(image.Progress) {
+	return func(p image.Progress) {
+		line := p.Step
+		if p.Detail != "" {
+			line += ": " + p.Detail
+		}
+		if p.Done {
+			fmt.Fprintf(a.Stderr, "%7.1f s  %s\n", p.Elapsed.Seconds(), line)
+		} else if p.Detail == "" || a.verbose {
+			fmt.Fprintf(a.Stderr, "         .  %s\n", line)
+		}
+	}
+}
+
+// besideUs finds a program in the folder of this one.
+func besideUs(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", firerunner.Errorf(firerunner.Internal, "looking for %s: %w", name, err)
+	}
+	path := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(path); err != nil {
+		return "", firerunner.Errorf(firerunner.NotFound, "there is no %s", path).
+			WithHint("name the guest agent with --agent, or put it beside %s", self)
+	}
+	return path, nil
+}
+
+func newImageListCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the images that are here",
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			images, err := a.images()
+			if err != nil {
+				return err
+			}
+			found, err := images.List(command.Context())
+			if err != nil {
+				return err
+			}
+			results := make([]imageResult, 0, len(found))
+			for _, i := range found {
+				results = append(results, newImageResult(i))
+			}
+			return a.print(results, func(w io.Writer) error {
+				if len(results) == 0 {
+					fmt.Fprintln(a.Stderr, "no image yet: firerunner image build")
+					return nil
+				}
+				table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(table, "NAME\tDIGEST\tGITLAB-RUNNER\tAGENT\tBUILT\tSIZE")
+				for _, r := range results {
+					name := r.Name
+					if name == "" {
+						name = "-"
+					}
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", name, shortDigest(r.Digest), r.Runner, r.Agent,
+						r.BuiltAt.Local().Format(time.DateTime), megabytes(r.SizeBytes))
+				}
+				return table.Flush()
+			})
+		},
+	}
+}
+
+func newImageInspectCommand(a *app) *cobra.Command {
+	var verify bool
+	command := &cobra.Command{
+		Use:   "inspect NAME|DIGEST",
+		Short: "Print what an image is and what went into it",
+		Long:  `Prints the image's manifest. With --verify, every file is read and compared with it.`,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			images, err := a.images()
+			if err != nil {
+				return err
+			}
+			manifest, err := images.Inspect(command.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if verify {
+				if err := images.Verify(command.Context(), args[0]); err != nil {
+					return err
+				}
+			}
+			return a.print(manifest, func(w io.Writer) error { return printManifest(w, manifest, verify) })
+		},
+	}
+	command.Flags().BoolVar(&verify, "verify", false, "read every file and compare it with the manifest")
+	return command
+}
+
+func printManifest(w io.Writer, m image.Manifest, verified bool) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "digest\t%s\n", m.Digest)
+	if verified {
+		fmt.Fprintf(table, "verified\tevery file is what was built\n")
+	}
+	fmt.Fprintf(table, "built\t%s\n", m.BuiltAt.Local().Format(time.RFC3339))
+	fmt.Fprintf(table, "size\t%s\n", megabytes(m.SizeBytes))
+	fmt.Fprintf(table, "suite\t%s\n", m.Recipe.Suite)
+	fmt.Fprintf(table, "kernel\t%s\n", m.KernelVersion)
+	fmt.Fprintf(table, "gitlab-runner\t%s (sha256 %s)\n", m.RunnerVersion, m.RunnerSHA256)
+	fmt.Fprintf(table, "agent\t%s (sha256 %s)\n", m.AgentVersion, m.AgentSHA256)
+	fmt.Fprintf(table, "sudo\t%t\n", m.Recipe.Sudo)
+	fmt.Fprintf(table, "packages\t%d: %s, ...\n", len(m.Packages), strings.Join(m.Recipe.Packages, ", "))
+	return table.Flush()
+}
+
+func newImageRemoveCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm NAME|DIGEST...",
+		Aliases: []string{"remove"},
+		Short:   "Remove images that no microVM uses",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			images, err := a.images()
+			if err != nil {
+				return err
+			}
+			used, err := a.usedImages(command.Context())
+			if err != nil {
+				return err
+			}
+			var failed []error
+			removed := []string{}
+			for _, ref := range args {
+				if err := images.Remove(command.Context(), ref, func(digest string) bool { return used[digest] }); err != nil {
+					failed = append(failed, err)
+					continue
+				}
+				removed = append(removed, ref)
+			}
+			err = a.print(map[string][]string{"removed": removed}, func(w io.Writer) error {
+				for _, ref := range removed {
+					fmt.Fprintf(w, "removed %s\n", ref)
+				}
+				return nil
+			})
+			return errors.Join(append(failed, err)...)
+		},
+	}
+}
+
+// images opens the images' folder that the configuration names.
+func (a *app) images() (*image.Store, error) {
+	cfg, err := a.load(true)
+	if err != nil {
+		return nil, err
+	}
+	return &image.Store{Dir: cfg.Image.Dir}, nil
+}
+
+func shortDigest(digest string) string {
+	digest = strings.TrimPrefix(digest, "sha256:")
+	return digest[:min(12, len(digest))]
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%d MiB", (n+1<<19)>>20) }
+
+// exists reports whether there is a file or folder; any other doubt counts as one.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
