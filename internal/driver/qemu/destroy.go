@@ -115,7 +115,7 @@ func (d *Driver) endRest(ctx context.Context, rec record) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left, err := endRemnants(rec, d.root && len(d.cgroups.trees) == 0)
+		left, err := endRemnants(rec, d.vms.dir(rec.ID), d.root && len(d.cgroups.trees) == 0)
 		if err != nil || left == 0 {
 			return err
 		}

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -47,24 +46,4 @@ func TestDriver(t *testing.T) {
 			return again
 		},
 	})
-}
-
-// TestScratch is for finding out.
-func TestScratch(t *testing.T) {
-	needQEMU(t)
-	image := drivertest.Image(t)
-	d := newDriver(t, nil)
-	for i := range 30 {
-		id := fmt.Sprintf("scratch%d", i)
-		_, err := d.Create(t.Context(), newSpec(id, image))
-		require.NoError(t, err)
-		rec, _ := d.vms.readRecord(id)
-		p, _ := openProcess(rec.PID, rec.PIDStart)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		if p == nil || p.wait(ctx) == nil {
-			t.Logf("shim of %s ended: %s; %s", id, d.vms.tail(id, shimLogFile, 4000), d.vms.tail(id, reportsFile, 1000))
-		}
-		cancel()
-		d.Destroy(t.Context(), id)
-	}
 }

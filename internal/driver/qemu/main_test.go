@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -137,14 +136,3 @@ func leftovers(t *testing.T, d *Driver, id string) []string {
 	}
 	return left
 }
-
-// readJSON is for what one process of a test tells another.
-func readJSON[T any](t *testing.T, path string) (v T) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(b, &v))
-	return v
-}
-
-func testDaemon() int { return 1 }

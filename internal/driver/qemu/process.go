@@ -126,9 +126,10 @@ func parseStat(b []byte) (procStat, error) {
 }
 
 // endRemnants ends every process of a record's microVM that is alive and returns how many there were. They are known
-// by their uid and the session that the shim opened; byUID takes every session, for a uid that is theirs alone.
-// Zombies are left to their parents.
-func endRemnants(r record, byUID bool) (int, error) {
+// by their uid together with the session that the shim opened, or with the home that it was given (a crash may have
+// come before its pid was recorded); byUID takes the uid alone, where it is theirs alone. Zombies are left to
+// their parents.
+func endRemnants(r record, home string, byUID bool) (int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, err
@@ -150,7 +151,8 @@ func endRemnants(r record, byUID bool) (int, error) {
 		if err != nil || uid != r.UID {
 			continue
 		}
-		if !(byUID && uid > 0) && !(r.PID > 0 && stat.session == r.PID) {
+		ours := r.PID > 0 && stat.session == r.PID || byUID && uid > 0 || hasHome(pid, home)
+		if !ours {
 			continue
 		}
 		p, err := openProcess(pid, stat.start)
@@ -164,6 +166,12 @@ func endRemnants(r record, byUID bool) (int, error) {
 		}
 	}
 	return found, nil
+}
+
+// hasHome reports whether a process was started with this home folder.
+func hasHome(pid int, home string) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	return err == nil && bytes.Contains(append([]byte{0}, b...), []byte("\x00HOME="+home+"\x00"))
 }
 
 // readUID returns the real uid of a process. The owner of /proc/<pid> is not it: that is root for some.

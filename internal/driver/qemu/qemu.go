@@ -78,8 +78,8 @@ type Config struct {
 
 	ProbeImage *firerunner.Image // what Probe boots; nil = Probe boots nothing
 
-	Logger *slog.Logger     // nil = slog.Default
-	Now    func() time.Time // nil = time.Now
+	Logger *slog.Logger     `json:"-"` // nil = slog.Default
+	Now    func() time.Time `json:"-"` // nil = time.Now
 
 	crash func(step string) // called between any two steps of Create and Destroy; tests end the process in it
 }

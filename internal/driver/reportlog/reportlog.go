@@ -80,16 +80,13 @@ func (l *Log) Guest(r firerunner.GuestReport) {
 	if r.Kind == firerunner.ReportNotice {
 		maxBytes, maxReports = maxBytes/2, maxReports/2
 	}
-	// Cleaning costs more than dropping: a flood is not cleaned.
-	if l.bytes+lineOverhead > maxBytes || len(l.reports) >= maxReports {
+	// Cleaning costs more than dropping, so a flood is measured as it comes.
+	room := int64(min(len(r.Message), MaxMessage)+min(len(r.Failure), maxFailure)) + lineOverhead
+	if l.bytes+room > maxBytes || len(l.reports) >= maxReports {
 		l.dropped++
 		return
 	}
 	r.Message, r.Failure = Clean(r.Message, MaxMessage), Clean(r.Failure, maxFailure)
-	if l.bytes+size(r) > maxBytes {
-		l.dropped++
-		return
-	}
 	l.add(r)
 }
 
