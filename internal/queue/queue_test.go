@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"database/sql"
+	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
@@ -17,18 +18,20 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// open returns a store with its enqueuer, on a new file unless path is given.
-func open(t testing.TB, path string) (*sqlite.Store, *queue.Enqueuer) {
+// open returns a store with its enqueuer, on a new file.
+func open(t testing.TB, change ...func(*sqlite.Config)) (*sqlite.Store, *queue.Enqueuer) {
 	t.Helper()
-	if path == "" {
-		path = filepath.Join(t.TempDir(), "store.db")
-	}
 	enqueuer, err := queue.NewEnqueuer()
 	require.NoError(t, err)
-	store, err := sqlite.Open(t.Context(), sqlite.Config{
-		Path: path, Enqueue: enqueuer.Enqueue, Enqueued: enqueuer.Wake,
+	config := sqlite.Config{
+		Path: filepath.Join(t.TempDir(), "store.db"), Enqueue: enqueuer.Enqueue, Enqueued: enqueuer.Wake,
 		Migrate: []func(context.Context, *sql.DB) error{queue.Migrate},
-	})
+		Logger:  slog.New(slog.DiscardHandler),
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	store, err := sqlite.Open(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return store, enqueuer
@@ -81,7 +84,7 @@ func receive[T any](t testing.TB, from <-chan T) T {
 }
 
 func TestQueueOK(t *testing.T) {
-	store, enqueuer := open(t, "")
+	store, enqueuer := open(t)
 	ran := make(chan firerunner.Step, 10)
 	q := start(t, queue.Config{DB: store.DB(), Enqueuer: enqueuer, Sole: true, Steps: steps(func(_ context.Context, s firerunner.Step) error {
 		ran <- s

@@ -10,9 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 
-	// The driver named "sqlite": SQLite in pure Go.
-	_ "modernc.org/sqlite"
-
 	"github.com/firerunner/firerunner"
 )
 
@@ -84,10 +81,11 @@ func openPool(config Config, kind poolKind) (*sql.DB, error) {
 	case poolOfReaders:
 		q.Set("_query_only", "on")
 	}
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
+	connector, err := newConnector("file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode())
 	if err != nil {
 		return nil, fileError(err, "open %s", config.Path)
 	}
+	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(size)
 	db.SetMaxIdleConns(size)
 	return db, nil

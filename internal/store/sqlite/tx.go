@@ -37,7 +37,7 @@ func (s *Store) attempt(ctx context.Context, g *group, do func(tx firerunner.Tx)
 	defer func() {
 		t.ended = true
 		if entered && !kept && broken == nil {
-			broken = savepoint(g, "ROLLBACK TO member; RELEASE member")
+			broken = savepoint(g, "ROLLBACK TO member", "RELEASE member")
 		}
 		s.writer.leave(broken)
 	}()
@@ -62,9 +62,13 @@ func (s *Store) attempt(ctx context.Context, g *group, do func(tx firerunner.Tx)
 
 // savepoint fails only where SQLite gave the whole transaction up by itself, such as when the disk is full
 // (https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction).
-func savepoint(g *group, statement string) error {
-	_, err := g.tx.ExecContext(context.Background(), statement)
-	return err
+func savepoint(g *group, statements ...string) error {
+	for _, s := range statements {
+		if _, err := g.tx.ExecContext(context.Background(), s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tx is one Update's part in a group: a firerunner.Tx.
