@@ -122,7 +122,9 @@ func TestCreateAfterCrash(t *testing.T) {
 				after, _ := d.vms.readRecord(spec.ID)
 				require.Equal(t, phaseMade, after.Phase)
 				require.Equal(t, c.same, before.PID == after.PID && before.CreatedAt.Equal(after.CreatedAt))
-				hello(t, d, spec.ID)
+				if c.same { // the others are microVMs like any other
+					hello(t, d, spec.ID)
+				}
 				require.NoError(t, d.Destroy(t.Context(), spec.ID))
 				require.Empty(t, leftovers(t, d, spec.ID))
 			})

@@ -210,7 +210,7 @@ func TestMachine(t *testing.T) {
 	})
 	t.Run("DeafAtDeadline", func(t *testing.T) {
 		d := newDriver(t, func(c *Config) { c.StopGrace = 500 * time.Millisecond })
-		id := scripted(t, d, image, "deaf", func(s *firerunner.MicroVMSpec) { s.Deadline = time.Now().Add(10 * time.Second) })
+		id := scripted(t, d, image, "deaf", func(s *firerunner.MicroVMSpec) { s.Deadline = time.Now().Add(40 * time.Second) })
 		until(t, d, id, firerunner.ReportStarted)
 		require.NoError(t, d.Order(t.Context(), id, firerunner.OrderStop), "handing over is not obeying")
 		end := last(until(t, d, id, firerunner.ReportExited))
@@ -240,6 +240,24 @@ func TestMachine(t *testing.T) {
 		require.NoError(t, d.Destroy(t.Context(), id))
 		require.Less(t, time.Since(begin), askWait+5*time.Second)
 		require.Empty(t, leftovers(t, d, id))
+	})
+	t.Run("KVMThatNeverBoots", func(t *testing.T) {
+		if _, err := os.Stat("/dev/kvm"); err != nil {
+			t.Skipf("without the device no boot is tried: %v", err)
+		}
+		// A QEMU that takes KVM and then stands still, as on a machine whose KVM is broken.
+		real, err := findProgram("qemu-system-x86_64")
+		require.NoError(t, err)
+		hanging := filepath.Join(filepath.Dir(image.Kernel), "qemu-hanging")
+		require.NoError(t, os.WriteFile(hanging, []byte("#!/bin/sh\ncase \"$*\" in *'-accel kvm'*) exec sleep 600;; esac\nexec "+real+" \"$@\"\n"), 0o755))
+		d := newDriver(t, func(c *Config) { c.Accel, c.QEMU, c.KVMProbe = AccelAuto, hanging, time.Second })
+		vm, err := d.Create(t.Context(), newSpec("vm", image))
+		require.NoError(t, err, "a job's own image is tried if there is no other")
+		accel, reason, err := d.Accelerator(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, AccelTCG, accel)
+		require.Contains(t, reason, "the kernel said nothing within 1s")
+		hello(t, d, vm.ID)
 	})
 	t.Run("Accelerator", func(t *testing.T) {
 		d := newDriver(t, func(c *Config) { c.Accel, c.ProbeImage, c.KVMProbe = AccelAuto, &image, 4*time.Second })

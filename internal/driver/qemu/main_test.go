@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		os.Exit(testShim())
 	case len(os.Args) > 1 && os.Args[1] == "daemon":
 		os.Exit(testDaemon())
+	case len(os.Args) > 2 && os.Args[1] == "dial":
+		os.Exit(testDial(os.Args[2]))
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firerunner/firerunner"
 )
 
@@ -162,7 +164,12 @@ func (d *Driver) tryKVM(ctx context.Context, image firerunner.Image) error {
 		return err
 	}
 	_ = f.Close()
-	return d.boot(ctx, AccelKVM, image, d.cfg.KVMProbe)
+	err = d.boot(ctx, AccelKVM, image, d.cfg.KVMProbe)
+	var device unix.Stat_t
+	if err != nil && d.root && unix.Stat("/dev/kvm", &device) == nil && device.Gid == 0 && device.Mode&0o006 != 0o006 {
+		err = fmt.Errorf("%w (microVMs do not run as root, and /dev/kvm is root's alone: give it to a group, with mode 0660)", err)
+	}
+	return err
 }
 
 // boot makes a microVM the way jobs get theirs, in a state folder and with a uid of its own, waits for the first
