@@ -59,10 +59,13 @@ func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestRepo
 		}
 		switch rep.Kind {
 		case firerunner.ReportHello:
-			if r.State == firerunner.Booting {
-				return c.move(ctx, ch, &r, firerunner.Ready, firerunner.OwnerWatch, rep.Message)
+			if r.State != firerunner.Booting {
+				return nil
 			}
-			return nil
+			if err := c.move(ctx, ch, &r, firerunner.Ready, firerunner.OwnerWatch, rep.Message); err != nil || r.JobID == 0 {
+				return err
+			}
+			return c.tookJob(ctx, ch, &r, r.JobID, "gitlab") // GitLab was faster
 		case firerunner.ReportStarted:
 			return c.note(ctx, ch, r, firerunner.EventNotice, "guest", "gitlab-runner started")
 		case firerunner.ReportTookJob:
@@ -85,22 +88,32 @@ func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestRepo
 	})
 }
 
-// tookJob writes that a runner took a job, on the guest's word or GitLab's: Ready → Running. A second job replaces the
-// first: gitlab-runner asks again where the first was cancelled before it began.
+// tookJob writes that a runner took a job, on the guest's word or GitLab's: Ready → Running. GitLab may know it before
+// the guest's hello is read; then the job is noted, which is enough to keep the runner from being ended for want of one.
+// A second job replaces the first: gitlab-runner asks again where the first was cancelled before it began.
 func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner, jobID int64, actor string) error {
-	if r.JobID == jobID && r.State >= firerunner.Running {
+	known := r.JobID == jobID
+	switch {
+	case r.State > firerunner.Running, known && r.State != firerunner.Ready:
 		return nil
-	}
-	if r.State < firerunner.Ready || r.State > firerunner.Running {
+	case r.State < firerunner.Ready && (actor == "guest" || r.GitLabID <= 0):
 		return nil
 	}
 	r.JobID = jobID
-	if r.State == firerunner.Running {
+	if r.State == firerunner.Ready {
+		if err := c.move(ctx, ch, r, firerunner.Running, firerunner.OwnerWatch, fmt.Sprintf("took job %d", jobID)); err != nil {
+			return err
+		}
+	} else {
+		if limit := c.Deadlines.Of(firerunner.Running); r.State < firerunner.Ready && limit > 0 {
+			r.Deadline = c.Now().Add(limit)
+		}
 		if err := ch.SaveRunner(ctx, r); err != nil {
 			return err
 		}
-	} else if err := c.move(ctx, ch, r, firerunner.Running, firerunner.OwnerWatch, fmt.Sprintf("took job %d", jobID)); err != nil {
-		return err
+	}
+	if known {
+		return nil
 	}
 	if err := c.note(ctx, ch, *r, firerunner.EventTookJob, actor, fmt.Sprintf("job %d", jobID)); err != nil {
 		return err
@@ -136,6 +149,8 @@ func (c *Control) runnerExited(ctx context.Context, ch *change, r *firerunner.Ru
 	switch {
 	case r.Outcome != "":
 		o, why, message = r.Outcome, firerunner.ReasonJobDone, fmt.Sprintf("job %d is done", r.JobID)
+	case r.JobID == 0 && rep.ExitCode == 0 && c.Now().Sub(r.MovedAt) < c.waitTimeout()/2:
+		o, message = firerunner.Rejected, "gitlab-runner ended long before its time to wait for a job was over: "+rep.Message
 	case r.JobID == 0 && rep.ExitCode == 0:
 		o, why, message = firerunner.Cancelled, firerunner.ReasonNoJob, "GitLab gave it no job in time"
 	case r.JobID == 0:
@@ -182,7 +197,7 @@ func (c *Control) lost(ctx context.Context, id string) error {
 // say so to GitLab, for StopGrace.
 func (c *Control) endWatched(ctx context.Context, r firerunner.Runner) error {
 	if r.Desired == firerunner.Wanted {
-		return nil
+		return c.seal(ctx, r)
 	}
 	if r.State == firerunner.Running && c.mustTellGitLab(ctx, r) {
 		err := c.Driver.Order(ctx, r.ID, firerunner.OrderStop)
@@ -196,6 +211,20 @@ func (c *Control) endWatched(ctx context.Context, r firerunner.Runner) error {
 		}
 	}
 	return c.abandon(ctx, r.ID, firerunner.OwnerWatch)
+}
+
+// seal makes the credential worthless as soon as its one job is taken: GitLab gives a paused runner no other, whoever
+// has the token. The job itself goes on with a token of its own.
+func (c *Control) seal(ctx context.Context, r firerunner.Runner) error {
+	if r.State != firerunner.Running || r.GitLabID <= 0 {
+		return nil
+	}
+	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+	defer cancel()
+	if err := c.GitLab.PauseRunner(callCtx, r.GitLabID); err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+		return fmt.Errorf("pausing the GitLab runner of %s after it took its job: %w", r.ID, err)
+	}
+	return nil
 }
 
 // mustTellGitLab reports whether GitLab still believes that the runner's job runs.
