@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,14 +94,17 @@ func (a *app) noteBegin(command *cobra.Command) {
 
 // run runs the command and prints its error.
 func (a *app) run(ctx context.Context) int {
-	err := a.newRoot().ExecuteContext(ctx)
+	command, err := a.newRoot().ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	var known *firerunner.Error
+	if !a.began {
+		a.json = a.json || slices.Contains(a.Args, "--json") // perhaps it was not read that far
+	}
 	if !a.began && !errors.As(err, &known) { // cobra's words about the command line
 		message, _, _ := strings.Cut(err.Error(), "\n")
-		err = firerunner.Errorf(firerunner.Invalid, "%s", message).WithHint("firerunner --help")
+		err = firerunner.Errorf(firerunner.Invalid, "%s", message).WithHint("%s --help", command.CommandPath())
 	}
 	a.printError(err)
 	return firerunner.ExitStatus(err)
