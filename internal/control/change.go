@@ -57,7 +57,7 @@ func (c *Control) move(ctx context.Context, ch *change, r *firerunner.Runner, to
 		return err
 	}
 	switch to {
-	case firerunner.Placed, firerunner.Stopping:
+	case firerunner.Placed, firerunner.Running, firerunner.Stopping: // Running: see seal
 		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
 	case firerunner.Gone: // capacity is free, and the job it was for may still wait
 		if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace}); err != nil {
