@@ -146,7 +146,7 @@ func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.
 func (c *Control) dismiss(ctx context.Context, ch *change, supply []firerunner.Runner, surplus int) (idle []firerunner.Runner, err error) {
 	for i := range min(surplus, len(supply)) {
 		r := supply[i]
-		if r.State >= firerunner.Ready {
+		if mayHaveJob(r) {
 			idle = append(idle, r)
 			continue
 		}
@@ -157,34 +157,48 @@ func (c *Control) dismiss(ctx context.Context, ch *change, supply []firerunner.R
 	return idle, nil
 }
 
-// retire ends a runner that is ready, unless it has a job after all: GitLab is told to give it none, then asked
-// whether it has one, so that a job taken in this very moment is not killed.
+// mayHaveJob reports whether a guest may hold the runner's credential, so that it may have taken a job without our
+// knowing: its reports come later than it acts, and after a crash of ours much later.
+func mayHaveJob(r firerunner.Runner) bool {
+	return r.GitLabID > 0 && r.State < firerunner.Running && r.JobID == 0
+}
+
+// hasJob finds out whether a runner that may have a job has one, and writes it down. GitLab is told to give it none,
+// then asked, so that a job taken in this very moment is not killed.
+func (c *Control) hasJob(ctx context.Context, r firerunner.Runner) (bool, error) {
+	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+	defer cancel()
+	if err := c.GitLab.PauseRunner(callCtx, r.GitLabID); err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+		return false, fmt.Errorf("pausing the GitLab runner of %s before it ends: %w", r.ID, err)
+	}
+	jobs, err := c.GitLab.RunnerJobs(callCtx, r.GitLabID)
+	if err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+		return false, fmt.Errorf("asking whether %s has a job before it ends: %w", r.ID, err)
+	}
+	if len(jobs) == 0 {
+		return false, nil
+	}
+	return true, c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, r.ID)
+		if err != nil || r.State >= firerunner.Running {
+			return err
+		}
+		if err := c.tookJob(ctx, ch, &r, jobs[0].ID, "gitlab"); err != nil {
+			return err
+		}
+		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: jobs[0].ID})
+	})
+}
+
+// retire ends a runner that has not begun, unless it has a job after all.
 func (c *Control) retire(ctx context.Context, id string, o firerunner.Outcome, why firerunner.Reason, actor, message string) error {
 	r, err := c.Store.Runner(ctx, id)
 	if err != nil {
 		return err
 	}
-	if r.State == firerunner.Ready && r.GitLabID != 0 {
-		callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
-		defer cancel()
-		if err := c.GitLab.PauseRunner(callCtx, r.GitLabID); err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
-			return fmt.Errorf("pausing the GitLab runner of %s before it is retired: %w", id, err)
-		}
-		jobs, err := c.GitLab.RunnerJobs(callCtx, r.GitLabID)
-		if err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
-			return fmt.Errorf("asking whether %s has a job before it is retired: %w", id, err)
-		}
-		if len(jobs) > 0 {
-			return c.update(ctx, func(ch *change) error {
-				r, err := ch.Runner(ctx, id)
-				if err != nil || r.State >= firerunner.Running {
-					return err
-				}
-				if err := c.tookJob(ctx, ch, &r, jobs[0].ID, "gitlab"); err != nil {
-					return err
-				}
-				return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: jobs[0].ID})
-			})
+	if mayHaveJob(r) {
+		if has, err := c.hasJob(ctx, r); err != nil || has {
+			return err
 		}
 	}
 	return c.update(ctx, func(ch *change) error {

@@ -19,15 +19,31 @@ func (c *Control) expire(ctx context.Context) error {
 	var errs []error
 	for _, r := range overdue {
 		message := fmt.Sprintf("%s for longer than %s", r.State, r.Deadline.Sub(r.MovedAt).Round(time.Second))
-		if r.State == firerunner.Ready && r.Desired == firerunner.Wanted {
-			if err := c.retire(ctx, r.ID, firerunner.Cancelled, firerunner.ReasonNoJob, "expire", "GitLab gave it no job in time"); err != nil {
+		if mayHaveJob(r) && r.Desired == firerunner.Wanted { // we may have been dead while it went on
+			if has, err := c.hasJob(ctx, r); err != nil || has {
+				if err != nil {
+					err = errors.Join(err, c.postpone(ctx, r.ID))
+				}
 				errs = append(errs, err)
+				continue
 			}
-			continue
 		}
 		errs = append(errs, c.update(ctx, func(ch *change) error { return c.expireOne(ctx, ch, r.ID, message) }))
 	}
 	return errors.Join(errs...)
+}
+
+// postpone gives a runner a little longer where GitLab cannot say whether it has a job: a job is not killed on a guess.
+// The microVM's own deadline is the last.
+func (c *Control) postpone(ctx context.Context, id string) error {
+	return c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, id)
+		if err != nil || !r.Overdue(c.Now()) || !mayHaveJob(r) {
+			return err
+		}
+		r.Deadline = c.Now().Add(c.CallTimeout)
+		return ch.SaveRunner(ctx, &r)
+	})
 }
 
 func (c *Control) expireOne(ctx context.Context, ch *change, id, message string) error {
@@ -44,6 +60,9 @@ func (c *Control) expireOne(ctx context.Context, ch *change, id, message string)
 	}
 	if r.Desired == firerunner.Unwanted {
 		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
+	}
+	if r.State == firerunner.Ready && r.JobID == 0 {
+		return c.end(ctx, ch, &r, firerunner.Cancelled, firerunner.ReasonNoJob, "expire", "GitLab gave it no job in time")
 	}
 	outcome := firerunner.Rejected
 	if r.JobID != 0 {

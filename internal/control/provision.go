@@ -184,9 +184,14 @@ func (c *Control) spec(r firerunner.Runner, image firerunner.Image, cred firerun
 		Start: firerunner.GuestStart{
 			GitLabURL: c.GuestURL, Token: cred.Token, CA: c.CA, Name: "firerunner-" + r.ID,
 			MachineID: machineID(), Hostname: "fr-" + r.ID,
-			WaitTimeout: max(c.Deadlines.Ready-10*time.Second, 5*time.Second), OutputKiB: c.OutputKiB,
+			WaitTimeout: c.waitTimeout(), OutputKiB: c.OutputKiB,
 		},
 	}
+}
+
+// waitTimeout is how long gitlab-runner waits for its job: it ends by itself before expire ends it.
+func (c *Control) waitTimeout() time.Duration {
+	return max(c.Deadlines.Ready-10*time.Second, 5*time.Second)
 }
 
 // machineID returns 128 fresh random bits: no two microVMs share one, so none shares gitlab-runner's system_id.

@@ -13,9 +13,9 @@ import (
 func (c *Control) Shutdown(ctx, hurry context.Context, grace, patience time.Duration) (left int) {
 	c.stopTaking()
 	const actor = "daemon"
-	c.endAll(ctx, func(r firerunner.Runner) bool { return r.State < firerunner.Ready }, actor)
+	c.endAll(ctx, func(r firerunner.Runner) bool { return r.State < firerunner.Ready && r.GitLabID <= 0 }, actor)
 	for _, r := range c.live(ctx) {
-		if r.State == firerunner.Ready {
+		if mayHaveJob(r) {
 			if err := c.retire(ctx, r.ID, firerunner.Cancelled, firerunner.ReasonShutdown, actor, "the daemon is ending"); err != nil {
 				c.Logger.Warn("could not retire a runner; it is ended later", "runner", r.ID, "error", err)
 			}
