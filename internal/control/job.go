@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -24,14 +25,51 @@ func (c *Control) readJob(ctx context.Context, s firerunner.Step) error {
 	if err != nil {
 		return err
 	}
-	return c.update(ctx, func(ch *change) error {
+	var wait time.Duration
+	err = c.update(ctx, func(ch *change) (err error) {
 		if next != nil {
 			if err := c.see(ctx, ch, *next, "gitlab"); err != nil {
 				return err
 			}
 		}
-		return c.see(ctx, ch, seen, "intake")
+		if err := c.see(ctx, ch, seen, "intake"); err != nil {
+			return err
+		}
+		wait, err = c.doubt(ctx, ch, seen)
+		return err
 	})
+	if err == nil && wait > 0 {
+		return firerunner.Later(wait, "a guest says that it took the job and GitLab does not")
+	}
+	return err
+}
+
+// claimGrace is how long GitLab may not know yet what a guest says: that it took a pending job.
+const claimGrace = 10 * time.Second
+
+// doubt ends a runner whose guest claims a job that still waits in GitLab: as long as it is believed, the job gets no
+// runner of its own. It returns when to look again, where the claim is fresh.
+func (c *Control) doubt(ctx context.Context, ch *change, seen firerunner.Job) (wait time.Duration, err error) {
+	if seen.Status != firerunner.JobPending || seen.GitLabID != 0 {
+		return 0, nil
+	}
+	running, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Running}})
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range running {
+		if r.JobID != seen.ID || r.Demand.ProjectID != seen.ProjectID || r.Desired == firerunner.Unwanted {
+			continue
+		}
+		if left := claimGrace - c.Now().Sub(r.MovedAt); left > 0 {
+			wait = max(wait, left)
+			continue
+		}
+		if err := c.refute(ctx, ch, seen.ProjectID, seen.ID, ""); err != nil {
+			return 0, err
+		}
+	}
+	return wait, nil
 }
 
 // secondJob finds the job that a runner took after its first one was cancelled between hand-out and start: the real
@@ -174,8 +212,8 @@ func (c *Control) believe(ctx context.Context, ch *change, r *firerunner.Runner,
 	if r.JobID != 0 && r.JobID != job.ID { // it took another one since: this job's end is not its end
 		return nil
 	}
-	if r.JobID == 0 {
-		r.JobID = job.ID
+	if err := c.tookJob(ctx, ch, r, job.ID, "gitlab"); err != nil { // where nobody had said so yet
+		return err
 	}
 	outcome := firerunner.Failed
 	switch job.Status {

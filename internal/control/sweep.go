@@ -76,7 +76,11 @@ func (c *Control) sweepProject(ctx context.Context, projectID int64) error {
 func (c *Control) level(ctx context.Context) error {
 	return c.update(ctx, func(ch *change) error {
 		wanted := map[firerunner.Demand]int{}
-		taken := map[int64]bool{}
+		type claim struct { // a guest's word counts within its own demand only, as in count
+			firerunner.Demand
+			jobID int64
+		}
+		taken := map[claim]bool{}
 		live, err := ch.Runners(ctx, firerunner.RunnerQuery{Live: true})
 		if err != nil {
 			return err
@@ -87,7 +91,7 @@ func (c *Control) level(ctx context.Context) error {
 				wanted[r.Demand]--
 			}
 			if r.JobID != 0 {
-				taken[r.JobID] = true
+				taken[claim{r.Demand, r.JobID}] = true
 			}
 			queued = queued || r.State == firerunner.Queued
 			if r.Desired == firerunner.Unwanted && c.Now().Sub(r.MovedAt) > time.Minute {
@@ -101,7 +105,7 @@ func (c *Control) level(ctx context.Context) error {
 			return err
 		}
 		for _, j := range jobs {
-			if j.Wants() && !taken[j.ID] {
+			if j.Wants() && !taken[claim{j.Demand(), j.ID}] {
 				wanted[j.Demand()]++
 			}
 		}
