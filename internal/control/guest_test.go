@@ -41,6 +41,24 @@ func work(g *guest) error {
 	return g.finish(j)
 }
 
+// workAfter is work whose job ends only after a signal.
+func workAfter(signal <-chan struct{}) script {
+	return func(g *guest) error {
+		g.hello()
+		j, err := g.take()
+		if err != nil {
+			return g.exit(0, err.Error())
+		}
+		g.took(j.ID)
+		if !g.wait(signal) {
+			_ = g.fail(j, "runner_interrupted")
+			g.report(firerunner.ReportJobDone, j.ID, false)
+			return g.exit(0, "stopped")
+		}
+		return g.finish(j)
+	}
+}
+
 // finish runs the job to its good end.
 func (g *guest) finish(j job) error {
 	if err := g.succeed(j); err != nil {

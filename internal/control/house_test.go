@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -100,7 +101,7 @@ func newHouse(t testing.TB, opts options) *house {
 	require.NoError(t, err)
 	quiet := slog.New(slog.DiscardHandler)
 	h.store, err = sqlite.Open(t.Context(), sqlite.Config{
-		Path: filepath.Join(t.TempDir(), "store.db"), Enqueue: h.steps.Enqueue, Enqueued: h.steps.Wake, Logger: quiet,
+		Path: freshFile(t), Enqueue: h.steps.Enqueue, Enqueued: h.steps.Wake, Logger: quiet,
 		Migrate: []func(context.Context, *sql.DB) error{queue.Migrate},
 	})
 	require.NoError(t, err)
@@ -126,6 +127,40 @@ func newHouse(t testing.TB, opts options) *house {
 	h.start()
 	t.Cleanup(func() { h.stop() })
 	return h
+}
+
+// template is a store's file with its tables and nothing in them: making them is most of the work of a short test.
+var template = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "control-test-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "store.db")
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: path, Migrate: []func(context.Context, *sql.DB) error{queue.Migrate}})
+	if err != nil {
+		return nil, err
+	}
+	if err := store.Close(); err != nil { // leaves no write-ahead log behind
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
+
+// freshFile returns the path of a copy of the template. It is in memory where there is a place for that: what these
+// tests crash is the process, not the machine.
+func freshFile(t testing.TB) string {
+	t.Helper()
+	tables, err := template()
+	require.NoError(t, err)
+	dir, err := os.MkdirTemp("/dev/shm", "control-test-")
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	path := filepath.Join(dir, "store.db")
+	require.NoError(t, os.WriteFile(path, tables, 0o600))
+	return path
 }
 
 // hooks lets GitLab tell the intake of every job.

@@ -13,8 +13,11 @@ import (
 // The whole life of a runner, as its events tell it.
 func TestLifeOK(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, options{})
+	gate := make(chan struct{})
+	h := newHouse(t, options{script: workAfter(gate)})
 	ids := h.push(small)
+	h.awaitRunner("running", inState(firerunner.Running))
+	close(gate)
 	h.awaitJobs(gitlabtest.StatusSuccess, ids...)
 	h.nothingLeft()
 	h.ranOnce(ids...)
