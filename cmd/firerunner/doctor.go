@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -134,7 +135,7 @@ func configuration(file string, err error) []finding {
 	}
 	var found []finding
 	for _, p := range problemsOf(err) {
-		remedy := p.Hint
+		remedy := cmp.Or(p.Hint, "correct it; config.example.yaml explains each key")
 		p.Hint = ""
 		found = append(found, finding{"configuration", fail, p.String(), remedy})
 	}
@@ -144,5 +145,7 @@ func configuration(file string, err error) []finding {
 // untried makes a finding of what could not be looked at because of another finding.
 func untried(err error) finding { return finding{"", warn, err.Error(), firerunner.HintOf(err)} }
 
-// failing makes a finding of an error.
-func failing(err error) finding { return finding{"", fail, err.Error(), firerunner.HintOf(err)} }
+// failing makes a finding of an error; remedy is for an error that has no hint of its own.
+func failing(err error, remedy string) finding {
+	return finding{"", fail, err.Error(), cmp.Or(firerunner.HintOf(err), remedy)}
+}

@@ -33,12 +33,12 @@ func (e *examination) gitlab(ctx context.Context) []finding {
 	}
 	client, err := e.client()
 	if err != nil {
-		return []finding{failing(err)}
+		return []finding{failing(err, "correct the keys below gitlab")}
 	}
 	defer client.Close()
 	answer, err := client.Check(ctx)
 	if err != nil {
-		return []finding{failing(err)}
+		return []finding{failing(err, "is gitlab.url right, and does a firewall or HTTPS_PROXY stand between?")}
 	}
 	found := []finding{{Verdict: good, Found: fmt.Sprintf("GitLab %s at %s", answer.Version, e.cfg.GitLab.URL)}}
 	if u, err := url.Parse(e.cfg.GitLab.URL); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
@@ -50,7 +50,7 @@ func (e *examination) gitlab(ctx context.Context) []finding {
 			continue // an id needs no look-up
 		}
 		if _, err := client.ProjectID(ctx, project); err != nil {
-			found = append(found, failing(err))
+			found = append(found, failing(err, "correct gitlab.projects, or make the token's user a member"))
 		}
 	}
 	return found
@@ -90,7 +90,7 @@ func (e *examination) clock(ctx context.Context) []finding {
 	}
 	transport, err := e.app.transport(e.cfg.GitLab.CAFile)
 	if err != nil {
-		return []finding{failing(err)}
+		return []finding{failing(err, "correct gitlab.ca_file")}
 	}
 	defer transport.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, e.cfg.GitLab.URL, nil)

@@ -86,7 +86,7 @@ func (e *examination) image(ctx context.Context) []finding {
 			err = images.Verify(ctx, p.Image)
 		}
 		if err != nil {
-			f := failing(err)
+			f := failing(err, "")
 			if firerunner.CodeOf(err) == firerunner.NotFound || f.Remedy == "" {
 				f.Remedy = fmt.Sprintf("firerunner image build --name %s --gitlab-runner PATH", p.Image)
 			}
@@ -114,6 +114,9 @@ func (e *examination) bootable(ctx context.Context) (*firerunner.Image, error) {
 	return &probe, nil
 }
 
+// stateRemedy is for a driver that cannot be opened.
+const stateRemedy = "may this user write to state_dir? run doctor as the user who serves"
+
 // driver opens the qemu driver as serve does; with no image it can boot nothing.
 func (e *examination) driver(probe *firerunner.Image) (*qemu.Driver, error) {
 	return qemu.New(qemu.Config{
@@ -133,15 +136,15 @@ func (e *examination) accelerator(ctx context.Context) []finding {
 	}
 	driver, err := e.driver(probe)
 	if err != nil {
-		return []finding{failing(err)}
+		return []finding{failing(err, stateRemedy)}
 	}
 	defer driver.Close()
 	accel, reason, err := driver.Accelerator(ctx)
 	if err != nil {
-		return []finding{failing(err)}
+		return []finding{failing(err, "see the checks of qemu and image; vm.accel: tcg needs nothing of the machine")}
 	}
 	if err := driver.Probe(ctx); err != nil {
-		return []finding{failing(err)}
+		return []finding{failing(err, "see the checks of qemu and image; vm.accel: tcg needs nothing of the machine")}
 	}
 	f := finding{Verdict: good, Found: fmt.Sprintf("%s (%s); a kernel boots", accel, reason)}
 	if accel == qemu.AccelTCG && e.cfg.VM.Accel == qemu.AccelAuto {
@@ -158,7 +161,7 @@ func (e *examination) isolation(context.Context) []finding {
 	}
 	driver, err := e.driver(nil)
 	if err != nil {
-		return []finding{failing(err)}
+		return []finding{failing(err, stateRemedy)}
 	}
 	defer driver.Close()
 	limits := driver.Limits()
@@ -234,10 +237,10 @@ func (e *examination) disk(context.Context) []finding {
 		}
 		var fs unix.Statfs_t
 		if err := unix.Statfs(there, &fs); err != nil {
-			found = append(found, finding{Verdict: fail, Found: fmt.Sprintf("%s: %v", there, err)})
+			found = append(found, finding{Verdict: fail, Found: fmt.Sprintf("%s: %v", there, err), Remedy: "correct state_dir and image.dir"})
 			continue
 		}
-		free := int(uint64(fs.Bavail) * uint64(fs.Bsize) >> 20)
+		free := int(fs.Bavail * uint64(fs.Bsize) >> 20)
 		f := finding{Verdict: good, Found: fmt.Sprintf("%s: %d MiB free", dir, free)}
 		if wanted := largest * e.cfg.Scheduler.Slots; i == 0 && free < wanted {
 			f.Verdict = warn
