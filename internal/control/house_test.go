@@ -173,8 +173,13 @@ func (h *house) hooks() {
 	require.NoError(h.t, err)
 }
 
-// start starts a daemon on what is there.
+// start starts a daemon on what is there, without its periodic tasks.
 func (h *house) start() {
+	h.t.Helper()
+	h.startWith(false)
+}
+
+func (h *house) startWith(loops bool) {
 	h.t.Helper()
 	d := &daemon{}
 	tap := func(ctx context.Context, point string) error { return h.pass(ctx, d, point) }
@@ -200,7 +205,11 @@ func (h *house) start() {
 	h.daemon = d
 	h.mu.Unlock()
 	require.NoError(h.t, d.queue.Start(context.Background()))
-	require.NoError(h.t, d.control.StartStill(context.Background()))
+	if loops {
+		require.NoError(h.t, d.control.Start(context.Background()))
+	} else {
+		require.NoError(h.t, d.control.StartStill(context.Background()))
+	}
 }
 
 // stop ends the daemon. microVMs live on.
