@@ -230,7 +230,8 @@ func (c *Control) seal(ctx context.Context, r firerunner.Runner) error {
 // mustTellGitLab reports whether GitLab still believes that the runner's job runs.
 func (c *Control) mustTellGitLab(ctx context.Context, r firerunner.Runner) bool {
 	switch r.Reason {
-	case firerunner.ReasonJobDone, firerunner.ReasonJobCancelled, firerunner.ReasonVMExited, firerunner.ReasonVMLost:
+	case firerunner.ReasonJobDone, firerunner.ReasonJobCancelled, firerunner.ReasonVMExited, firerunner.ReasonVMLost,
+		firerunner.ReasonGuestError: // who lied about its job gets no time to end it
 		return false
 	}
 	job, err := c.Store.Job(ctx, r.JobID)
