@@ -76,3 +76,30 @@ func TestBootOK(t *testing.T) {
 		t.Logf("job log:\n%s", log)
 	}
 }
+
+// TestBootStop ends a job by order: GitLab hears of it, and the microVM ends.
+func TestBootStop(t *testing.T) {
+	img := testImage(t, image.Recipe{Name: "test"})
+	gitlab := newCoordinator(t, shellJob(1002, "", "sleep 600"))
+	v := bootVM(t, img, testStart(gitlab))
+	v.wait(t, firerunner.ReportTookJob)
+	v.orders <- firerunner.OrderStop
+	done := v.wait(t, firerunner.ReportJobDone)
+	require.False(t, done.Success)
+	require.Equal(t, "runner_interrupted", done.Failure)
+	require.Equal(t, "stopped by order", v.wait(t, firerunner.ReportRunnerExited).Message)
+	v.end(t)
+	require.Equal(t, "failed", gitlab.final()["state"])
+}
+
+// TestBootRefused: a credential that GitLab does not know ends the microVM at once, not after the 300 s that
+// gitlab-runner would sleep.
+func TestBootRefused(t *testing.T) {
+	img := testImage(t, image.Recipe{Name: "test"})
+	gitlab := newCoordinator(t, nil)
+	gitlab.refuse = true
+	v := bootVM(t, img, testStart(gitlab))
+	require.Equal(t, "GitLab refuses the runner's credential", v.wait(t, firerunner.ReportError).Message)
+	v.wait(t, firerunner.ReportRunnerExited)
+	v.end(t)
+}

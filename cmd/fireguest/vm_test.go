@@ -53,6 +53,8 @@ func testImage(t *testing.T, recipe image.Recipe) firerunner.Image {
 		}
 	})
 	require.NoError(t, err, firerunner.HintOf(err))
+	_, err = b.Store.Prune(t.Context(), time.Now().Add(-time.Hour), nil) // what former agents were tested in
+	require.NoError(t, err)
 	t.Logf("image: %s in %.1f s", built.Digest[:19], time.Since(began).Seconds())
 	return built
 }
@@ -98,7 +100,7 @@ func bootVM(t *testing.T, img firerunner.Image, start firerunner.GuestStart, ext
 		"-M", "microvm,rtc=on", "-accel", "tcg,tb-size=64", "-cpu", "max", "-m", "1024",
 		"-kernel", img.Kernel, "-initrd", img.Initrd, "-append", cmdline,
 		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio",
-		"-drive", "id=d0,file=" + img.RootFS + ",format=raw,if=none,cache=unsafe,snapshot=on", "-device", "virtio-blk-device,drive=d0",
+		"-drive", "id=d0,file=" + overlay(t, img, 20<<30) + ",format=qcow2,if=none,cache=unsafe", "-device", "virtio-blk-device,drive=d0",
 		"-netdev", "user,id=n0,net=10.42.0.0/24,host=10.42.0.1,dns=10.42.0.3", "-device", "virtio-net-device,netdev=n0",
 		"-object", "rng-random,id=r0,filename=/dev/urandom", "-device", "virtio-rng-device,rng=r0",
 		"-chardev", "socket,id=c0,path=" + socket + ",server=on,wait=off",
@@ -124,6 +126,15 @@ func bootVM(t *testing.T, img firerunner.Image, start firerunner.GuestStart, ext
 	v.conn = dial(t, socket)
 	go func() { v.served <- guest.Serve(ctx, v.conn, start, v.report, v.orders) }()
 	return v
+}
+
+// overlay makes a layer for one microVM on top of an image, larger than the image.
+func overlay(t *testing.T, img firerunner.Image, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-b", img.RootFS, "-F", "raw", path, fmt.Sprint(size)).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return path
 }
 
 // dial waits until QEMU listens.

@@ -17,9 +17,11 @@ type Recipe struct {
 	Packages []string `json:"packages"` // Debian packages besides the ones that every image has
 	// Mirrors are apt source lines (deb ...) to use in place of the machine's own.
 	Mirrors []string `json:"mirrors,omitempty"`
-	Kernel  string   `json:"kernel"`   // the Debian package that depends on the kernel: "linux-image-cloud-amd64"
-	DiskMiB int      `json:"disk_mib"` // free space in the root file system: 8192
-	Sudo    bool     `json:"sudo"`     // jobs may become root inside their microVM
+	Kernel  string   `json:"kernel"` // the Debian package that depends on the kernel: "linux-image-cloud-amd64"
+	// DiskMiB is the free space in the root file system itself: 256. A microVM whose driver gives it a larger disk
+	// has more: the guest agent grows the file system to its disk when it boots.
+	DiskMiB int  `json:"disk_mib"`
+	Sudo    bool `json:"sudo"` // jobs may become root inside their microVM
 
 	RunnerPath   string `json:"-"`                       // a gitlab-runner binary on this machine, or
 	RunnerURL    string `json:"runner_url,omitempty"`    // where to download it, and
@@ -57,7 +59,7 @@ func (r Recipe) complete() (Recipe, error) {
 		r.Kernel = "linux-image-cloud-amd64"
 	}
 	if r.DiskMiB == 0 {
-		r.DiskMiB = 8192
+		r.DiskMiB = 256
 	}
 	if !names.MatchString(r.Name) {
 		return invalid("the name %q is not of lower-case letters, digits, and . _ -", r.Name)

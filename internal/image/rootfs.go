@@ -38,12 +38,12 @@ func (r *run) rootfs(ctx context.Context, b *base, agent, runner, target string)
 	mib := ((used+baseInfo.Size())>>20 + int64(r.recipe.DiskMiB) + 64) * 103 / 100
 	tree := filepath.Join(r.dir, "tree")
 	// All in one shell, because all of it needs to seem to be root. Without a journal: the disk lives as long as
-	// its one job and is never mounted again.
+	// its one job and is never mounted again. With uninit_bg, so that empty tables of inodes are not written.
 	script := fmt.Sprintf(`set -e
 mkdir %[1]s
 tar -C %[1]s --numeric-owner --xattrs --xattrs-include='*' --exclude='./dev/*' -xpf %[2]s
 tar -C %[1]s --numeric-owner -xpf %[3]s
-mkfs.ext4 -q -F -O ^metadata_csum,^64bit,^has_journal -m 0 -L root -d %[1]s %[4]s %[5]dM
+mkfs.ext4 -q -F -O ^metadata_csum,^64bit,^has_journal,uninit_bg -E lazy_itable_init=1 -m 0 -L root -d %[1]s %[4]s %[5]dM
 rm -rf %[1]s
 `, quote(tree), quote(filepath.Join(b.dir, rootTar)), quote(added), quote(target), mib)
 	if err := r.Exec(ctx, Command{Args: asRoot("sh", "-c", script)}); err != nil {

@@ -100,7 +100,7 @@ func TestRecipeOK(t *testing.T) {
 	r, err := Recipe{AgentPath: "a", RunnerPath: "r", Packages: []string{"make", "git"}, Sudo: true}.complete()
 	require.NoError(t, err)
 	require.Equal(t, Recipe{
-		Name: "default", Suite: "bookworm", Kernel: "linux-image-cloud-amd64", DiskMiB: 8192, AgentPath: "a", RunnerPath: "r", Sudo: true,
+		Name: "default", Suite: "bookworm", Kernel: "linux-image-cloud-amd64", DiskMiB: 256, AgentPath: "a", RunnerPath: "r", Sudo: true,
 		Packages: []string{"bash", "ca-certificates", "curl", "git", "make", "sudo"},
 	}, r)
 	other := r

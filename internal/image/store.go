@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -156,6 +157,26 @@ func (s *Store) Remove(ctx context.Context, ref string, inUse func(digest string
 		return firerunner.Errorf(firerunner.Unavailable, "remove image %s: %w", short(digest), err)
 	}
 	return nil
+}
+
+// Prune removes the images that have no name any more, were built before a time, and that inUse does not say are
+// in use. It returns their digests.
+func (s *Store) Prune(ctx context.Context, before time.Time, inUse func(digest string) bool) ([]string, error) {
+	all, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, img := range all {
+		if img.Name != "" || !img.BuiltAt.Before(before) || inUse != nil && inUse(img.Digest) {
+			continue
+		}
+		if err := s.Remove(ctx, img.Digest, inUse); err != nil {
+			return removed, err
+		}
+		removed = append(removed, img.Digest)
+	}
+	return removed, nil
 }
 
 // install moves the finished image in dir into the store and gives it its name. An image that is there already

@@ -59,6 +59,17 @@ func TestStoreOK(t *testing.T) {
 		require.Equal(t, firerunner.NotFound, firerunner.CodeOf(err), ref)
 	}
 
+	removed, err := s.Prune(ctx, time.Unix(1, 0), nil)
+	require.NoError(t, err)
+	require.Empty(t, removed, "too new")
+	_, err = s.Prune(ctx, time.Unix(9, 0), func(string) bool { return true })
+	require.NoError(t, err)
+	three := put(t, s, "old", "three", 3)
+	put(t, s, "old", "four", 4)
+	removed, err = s.Prune(ctx, time.Unix(9, 0), func(digest string) bool { return digest == one.Digest })
+	require.NoError(t, err)
+	require.Equal(t, []string{three.Digest}, removed)
+
 	err = s.Remove(ctx, "extra", func(digest string) bool { return digest == two.Digest })
 	require.Equal(t, firerunner.Conflict, firerunner.CodeOf(err))
 	require.NoError(t, s.Remove(ctx, "extra", nil))
