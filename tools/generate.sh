@@ -12,7 +12,7 @@ sum() {
 	(
 		cd "$queries"
 		grep -o 'github.com/sqlc-dev/sqlc v[^ ]*' ../../../tools/go.mod
-		find . -path ./sqlc/SUM -prune -o -type f \( -name '*.sql' -o -name sqlc.yaml -o -path './sqlc/*' \) -print |
+		find . -type f \( -name '*.sql' -o -name sqlc.yaml -o -path './sqlc/*' \) |
 			LC_ALL=C sort | xargs sha256sum
 	)
 }
@@ -23,6 +23,6 @@ if [ "${1:-}" = sum ]; then
 fi
 if [ -e "$queries/sqlc.yaml" ]; then
 	(sqlc=$(tools/tool.sh sqlc) && cd "$queries" && "$sqlc" generate)
-	sum >"$queries/sqlc/SUM"
+	sum >tools/sqlc.sum
 fi
 UPDATE=1 go test -count=1 -run '^(TestImports|TestLifecycleDocument)$' .
