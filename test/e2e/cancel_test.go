@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabtest"
+)
+
+func TestCancel(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, options{})
+
+	t.Run("WhileRunning", func(t *testing.T) {
+		j := s.only("long:\n  script: [echo begun, 'while sleep 1; do echo still here; done']\n  after_script: [echo cleaned up]\n")
+		s.says(j.ID, "still here")
+		require.NoError(t, s.gitlab.CancelJob(j.ID))
+		require.Equal(t, gitlabtest.StatusCanceled, s.finished(j.ID).Status)
+		require.Contains(t, s.gitlab.Trace(j.ID), "cleaned up", "a cancelled job may still clean up")
+		s.ended(s.row(j.ID).ID, firerunner.Cancelled, firerunner.ReasonJobCancelled)
+		s.quiet()
+	})
+	// Nobody else wants the microVM that boots for it, so it goes at once.
+	t.Run("WhileBooting", func(t *testing.T) {
+		j := s.only("unlucky:\n  script: ['true']\n")
+		r := s.inState(firerunner.Booting)
+		require.NoError(t, s.gitlab.CancelJob(j.ID))
+		r = s.ended(r.ID, firerunner.Cancelled, firerunner.ReasonNoDemand)
+		require.Zero(t, r.JobID)
+		j, _ = s.gitlab.Job(j.ID)
+		require.Equal(t, gitlabtest.StatusCanceled, j.Status)
+		require.Empty(t, j.Handouts)
+		s.quiet()
+	})
+	// Somebody else wants it: it is kept, and runs the other's job.
+	t.Run("WhileBootingForTwo", func(t *testing.T) {
+		unlucky := s.only("unlucky:\n  script: ['true']\n")
+		r := s.inState(firerunner.Booting)
+		lucky := s.only("lucky:\n  script: ['true']\n")
+		s.inState(firerunner.Queued) // there is one slot
+		require.NoError(t, s.gitlab.CancelJob(unlucky.ID))
+		s.succeeded(lucky.ID)
+		require.Equal(t, r.ID, s.row(lucky.ID).ID)
+		s.quiet()
+	})
+}
+
+func TestJobTimeout(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, options{})
+	j := s.finished(s.only("slow:\n  timeout: 10 seconds\n  script: [echo begun, sleep 600]\n").ID)
+	require.Equal(t, gitlabtest.StatusFailed, j.Status)
+	require.Equal(t, "job_execution_timeout", j.FailureReason)
+	require.Contains(t, s.gitlab.Trace(j.ID), "begun")
+	s.ended(s.row(j.ID).ID, firerunner.Failed, firerunner.ReasonJobDone)
+}

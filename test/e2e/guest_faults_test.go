@@ -1,0 +1,107 @@
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/image"
+)
+
+// bootingDeadline is short in the test of just this deadline. A good guest must make it too, on a busy machine.
+const bootingDeadline = 30 * time.Second
+
+// TestSilentGuest boots a guest that never says hello.
+func TestSilentGuest(t *testing.T) {
+	t.Parallel()
+	initrd := newInitrd(t)
+	s := newSite(t, options{settings: append(initrd.settings(), "deadlines.booting="+bootingDeadline.String())})
+	initrd.breaks("silent")
+	j := s.only("patient:\n  script: ['true']\n")
+	first := s.inState(firerunner.Booting)
+	r := s.ended(first.ID, firerunner.Rejected, firerunner.ReasonDeadline)
+	require.Zero(t, r.JobID)
+	require.GreaterOrEqual(t, r.MovedAt.Sub(first.MovedAt), bootingDeadline)
+	initrd.works() // the next microVM finds the good one
+	s.replaced(j.ID, first.ID)
+}
+
+// TestPanickingGuest boots a guest whose kernel panics: that is seen at once, and not at the deadline.
+func TestPanickingGuest(t *testing.T) {
+	t.Parallel()
+	initrd := newInitrd(t)
+	s := newSite(t, options{settings: initrd.settings()})
+	initrd.breaks("panics")
+	j := s.only("patient:\n  script: ['true']\n")
+	first := s.inState(firerunner.Booting)
+	r := s.ended(first.ID, firerunner.Rejected, firerunner.ReasonVMExited)
+	require.Contains(t, r.Message, "kernel panic")
+	initrd.works()
+	s.replaced(j.ID, first.ID)
+}
+
+// replaced requires that a job is run after all, once, by another microVM than the one that was rejected.
+func (s *site) replaced(job int64, rejected string) {
+	s.t.Helper()
+	j := s.succeeded(job)
+	require.Len(s.t, j.Handouts, 1)
+	require.NotEqual(s.t, rejected, s.row(job).ID)
+}
+
+// initrd is the initial RAM disk of a site: a link that is turned from one to another.
+type initrd struct {
+	t    *testing.T
+	dir  string
+	link string
+	init []byte
+}
+
+func newInitrd(t *testing.T) *initrd {
+	t.Helper()
+	if under.skip != "" {
+		t.Skip(under.skip)
+	}
+	dir, err := os.MkdirTemp("/tmp", "fr-initrd-") // where the users of microVMs can read it
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	program := filepath.Join(t.TempDir(), "init")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, "./testdata/init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	init, err := os.ReadFile(program)
+	require.NoError(t, err)
+	return &initrd{t: t, dir: dir, link: filepath.Join(dir, "initrd"), init: init}
+}
+
+// settings make a site boot files in place of an image.
+func (i *initrd) settings() []string {
+	return []string{"vm.kernel_image=" + under.image.Kernel, "vm.rootfs_image=" + under.image.RootFS, "vm.initrd_image=" + i.link}
+}
+
+// breaks turns the link to a RAM disk that goes wrong: see testdata/init.
+func (i *initrd) breaks(how string) {
+	i.t.Helper()
+	var archive bytes.Buffer
+	require.NoError(i.t, image.Initramfs(&archive, i.init, []image.Module{{Name: "fault", Data: []byte(how + "\n")}}))
+	path := filepath.Join(i.dir, how)
+	require.NoError(i.t, os.WriteFile(path, archive.Bytes(), 0o644))
+	i.turn(path)
+}
+
+// works turns the link to the image's own.
+func (i *initrd) works() { i.turn(under.image.Initrd) }
+
+func (i *initrd) turn(to string) {
+	i.t.Helper()
+	next := filepath.Join(i.dir, "next")
+	require.NoError(i.t, os.Symlink(to, next))
+	require.NoError(i.t, os.Rename(next, i.link))
+}

@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabtest"
+)
+
+const trivial = "trivial:\n  script: ['true']\n"
+
+// TestHooks has GitLab's webhooks come twice, out of order and late. There is no sweep that could help.
+func TestHooks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, options{})
+	for _, c := range []struct {
+		name  string
+		fault gitlabtest.Fault
+	}{
+		{"Doubled", gitlabtest.Fault{Action: gitlabtest.FaultDouble}},
+		// "pending" arrives, and long after it "created"; "running" after "success".
+		{"Reordered", gitlabtest.Fault{Action: gitlabtest.FaultReorder}},
+		{"Delayed", gitlabtest.Fault{Action: gitlabtest.FaultDelay, Delay: 3 * time.Second, BuildStatus: gitlabtest.StatusRunning}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := len(s.rows(firerunner.RunnerQuery{}))
+			c.fault.Hook = true
+			id, err := s.gitlab.AddFault(c.fault)
+			require.NoError(t, err)
+			j := s.succeeded(s.only(trivial).ID)
+			ctx, cancel := s.patiently()
+			defer cancel()
+			require.NoError(t, s.gitlab.WaitHooks(ctx))
+			s.quiet()
+			require.Positive(t, s.struck(id), "the fault never struck")
+			s.gitlab.RemoveFault(id)
+			require.Len(t, s.rows(firerunner.RunnerQuery{}), before+1, "one job, one runner")
+			require.Equal(t, firerunner.JobSuccess, s.known(j.ID).Status)
+		})
+	}
+	// Every delivery that arrived was answered well, the second of a pair too.
+	for _, d := range s.gitlab.Deliveries(s.hook.ID) {
+		require.True(t, d.Dropped || d.Status/100 == 2, "delivery %d: %d %s", d.ID, d.Status, d.Error)
+	}
+}
+
+// TestHooksLost has no hook arrive at all: the sweep finds the job, and its end.
+func TestHooksLost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, options{settings: []string{"sweep.interval=2s", "gitlab.projects=group/app"}})
+	_, err := s.gitlab.AddFault(gitlabtest.Fault{Hook: true, Action: gitlabtest.FaultDrop})
+	require.NoError(t, err)
+	j := s.only(trivial)
+	s.succeeded(j.ID)
+	s.quiet()
+	s.eventually("the sweep's word that the job has ended", func() bool { return s.known(j.ID).Status == firerunner.JobSuccess })
+	for _, d := range s.gitlab.Deliveries(s.hook.ID) {
+		require.True(t, d.Dropped)
+	}
+	require.Equal(t, "sweep", s.events(firerunner.EventQuery{JobID: j.ID, Kinds: []firerunner.EventKind{firerunner.EventJobSeen}})[0].Actor)
+
+	unlucky := s.only("unlucky:\n  script: ['true']\n")
+	r := s.inState(firerunner.Booting)
+	require.NoError(t, s.gitlab.CancelJob(unlucky.ID))
+	s.ended(r.ID, firerunner.Cancelled, firerunner.ReasonNoDemand)
+}
+
+// TestRefusedSize has a job ask for what it cannot have: that is said in seconds, and not left pending in silence.
+func TestRefusedSize(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, options{})
+	began := time.Now()
+	j := s.only("huge:\n  tags: [firecracker-64cpu-512gb]\n  script: ['true']\n")
+	var refusals []firerunner.Event
+	s.eventually("a refusal", func() bool {
+		refusals = s.events(firerunner.EventQuery{JobID: j.ID, Kinds: []firerunner.EventKind{firerunner.EventJobRefused}})
+		return len(refusals) > 0
+	})
+	require.Less(t, refusals[0].At.Sub(began), 2*time.Second)
+	require.Equal(t, firerunner.ReasonSizeRefused, refusals[0].Reason)
+	require.Contains(t, refusals[0].Message, "64")
+	lines, _ := s.log()
+	said := false
+	for _, l := range lines {
+		said = said || l.Kind == string(firerunner.EventJobRefused) && l.Job == j.ID && l.Reason == string(firerunner.ReasonSizeRefused)
+	}
+	require.True(t, said, "no line in the log")
+	require.Empty(t, s.rows(firerunner.RunnerQuery{}))
+	require.NoError(t, s.gitlab.CancelJob(j.ID))
+}
+
+// TestAmbiguousRunner has GitLab make a runner and fail to say so: nobody has its token, and nobody may keep it.
+func TestAmbiguousRunner(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, options{})
+	id, err := s.gitlab.AddFault(gitlabtest.Fault{Action: gitlabtest.FaultResetAfter, Method: "POST", Path: "/api/v4/user/runners", Count: 1})
+	require.NoError(t, err)
+	j := s.succeeded(s.only(trivial).ID)
+	require.Equal(t, 1, s.struck(id))
+	require.Equal(t, 2, s.gitlab.Requests()["POST /api/v4/user/runners"])
+	s.quiet() // no runner is left in GitLab: the orphan is gone too
+	require.Len(t, j.Handouts, 1)
+	require.Len(t, s.rows(firerunner.RunnerQuery{}), 1)
+}
+
+// known is a job as FireRunner knows it.
+func (s *site) known(id int64) firerunner.Job {
+	s.t.Helper()
+	j, err := s.store.Job(s.t.Context(), id)
+	require.NoError(s.t, err, fmt.Sprintf("job %d", id))
+	return j
+}
+
+// struck says how often a fault did strike.
+func (s *site) struck(id int64) int {
+	for _, f := range s.gitlab.Faults() {
+		if f.ID == id {
+			return f.Struck
+		}
+	}
+	return 0
+}

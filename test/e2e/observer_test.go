@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/firerunner/firerunner/internal/gitlabtest"
+)
+
+// observer looks, all the time that a site lives, at what every user of the machine could look at: the command lines
+// and environments of its processes, and its files. It writes down where there is a secret, and counts microVMs.
+type observer struct {
+	s       *site
+	stop    chan struct{}
+	stopped sync.WaitGroup
+	once    sync.Once
+
+	mu       sync.Mutex
+	secrets  map[string]string // value -> what it is
+	findings map[string]bool
+	most     int // microVMs at once
+}
+
+// lookEach is how often: a microVM lives for seconds, so each is looked at often.
+const lookEach = 200 * time.Millisecond
+
+func observe(s *site) *observer {
+	o := &observer{
+		s: s, stop: make(chan struct{}), findings: map[string]bool{},
+		secrets: map[string]string{s.token: "FireRunner's own token", s.signing: "the signing token"},
+	}
+	o.stopped.Go(func() {
+		tick := time.NewTicker(lookEach)
+		defer tick.Stop()
+		for {
+			select {
+			case <-o.stop:
+				return
+			case <-tick.C:
+				o.look()
+			}
+		}
+	})
+	return o
+}
+
+func (o *observer) close() {
+	o.once.Do(func() { close(o.stop) })
+	o.stopped.Wait()
+}
+
+// look is one look at everything.
+func (o *observer) look() {
+	o.learn()
+	qemus := 0
+	for _, p := range processesOf(o.s.dir) {
+		o.search(fmt.Sprintf("command line of process %d (%s)", p.pid, p.name()), p.cmdline)
+		o.search(fmt.Sprintf("environment of process %d (%s)", p.pid, p.name()), p.environ)
+		if strings.HasPrefix(p.name(), "qemu-system") {
+			qemus++
+		}
+	}
+	o.mu.Lock()
+	o.most = max(o.most, qemus)
+	o.mu.Unlock()
+	o.lookAtFiles(o.s.state("vms"))
+}
+
+// learn takes down the secrets that are in force now: those of runners and jobs live as long as these.
+func (o *observer) learn() {
+	runners := o.s.gitlab.Runners()
+	jobs := o.s.gitlab.Jobs(gitlabtest.JobFilter{Statuses: []gitlabtest.Status{gitlabtest.StatusRunning, gitlabtest.StatusCanceling}})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range runners {
+		o.secrets[r.Token] = fmt.Sprintf("the token of GitLab runner %d", r.ID)
+	}
+	for _, j := range jobs {
+		if token := o.s.gitlab.JobToken(j.ID); token != "" {
+			o.secrets[token] = fmt.Sprintf("the token of job %d", j.ID)
+		}
+	}
+}
+
+// tokenForm matches secrets that were in force between two looks: GitLab's prefixes
+// (https://docs.gitlab.com/security/tokens/#token-prefixes) and signing tokens.
+var tokenForm = regexp.MustCompile(`\b(?:glrt|glcbt|glpat)-[\w.-]{16,}|whsec_[\w+/=]{16,}`)
+
+func (o *observer) search(where string, text []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for secret, what := range o.secrets {
+		if secret != "" && bytes.Contains(text, []byte(secret)) {
+			o.findings[what+" is in the "+where] = true
+		}
+	}
+	if found := tokenForm.Find(text); found != nil {
+		o.findings[fmt.Sprintf("something like a token (%.8s...) is in the %s", found, where)] = true
+	}
+}
+
+// lookAtFiles reads every file in a folder but guests' disks, in which jobs keep what they like.
+func (o *observer) lookAtFiles(folder string) {
+	_ = filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return nil // removed while we look
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().Perm()&0o004 != 0 {
+			o.mu.Lock()
+			o.findings["everybody can read "+path] = true
+			o.mu.Unlock()
+		}
+		if filepath.Ext(path) != ".qcow2" {
+			o.search("file "+path, []byte(readAll(path)))
+		}
+		return nil
+	})
+}
+
+// found returns what was found, in words.
+func (o *observer) found() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Sorted(maps.Keys(o.findings))
+}
+
+// mostVMs returns how many microVMs of the site there were at once, at most.
+func (o *observer) mostVMs() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.most
+}
+
+// process is what /proc says of one.
+type process struct {
+	pid              int
+	cwd              string
+	cmdline, environ []byte
+}
+
+func (p process) name() string {
+	program, _, _ := strings.Cut(string(p.cmdline), "\x00")
+	return filepath.Base(program)
+}
+
+// processesOf returns the processes that have a folder's name in their command line, environment or working folder:
+// all that a site started.
+func processesOf(dir string) []process {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var found []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		at := filepath.Join("/proc", e.Name())
+		p := process{pid: pid}
+		p.cmdline, _ = os.ReadFile(filepath.Join(at, "cmdline"))
+		p.environ, _ = os.ReadFile(filepath.Join(at, "environ"))
+		p.cwd, _ = os.Readlink(filepath.Join(at, "cwd"))
+		if bytes.Contains(p.cmdline, []byte(dir)) || bytes.Contains(p.environ, []byte(dir)) || strings.HasPrefix(p.cwd, dir) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
