@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 const reaperEnv = "FIREGUEST_TEST_REAPER"
@@ -16,7 +17,7 @@ const reaperEnv = "FIREGUEST_TEST_REAPER"
 // too, so it has a process of its own.
 func TestMain(m *testing.M) {
 	if os.Getenv(reaperEnv) == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
 	r := newReaper()
 	for _, script := range []string{"id -u; id -G; grep -E 'NoNewPrivs|CapBnd|CapEff' /proc/self/status; exit 7", "kill -9 $$"} {
