@@ -93,11 +93,6 @@ func (a *app) buildImage(command *cobra.Command, recipe image.Recipe) error {
 	recipe.Suite, recipe.Mirrors = cfg.Image.Suite, cfg.Image.Mirrors
 	recipe.Packages = append(recipe.Packages, cfg.Image.Packages...)
 	recipe.Sudo = recipe.Sudo || cfg.Image.Sudo
-	for _, p := range cfg.ProfileList() { // room for the largest disk that a profile gives with this image
-		if p.Image == recipe.Name {
-			recipe.DiskMiB = max(recipe.DiskMiB, p.Default.DiskMiB)
-		}
-	}
 	builder := image.Builder{Store: &image.Store{Dir: cfg.Image.Dir}}
 	built, err := builder.Build(command.Context(), recipe, a.imageProgress())
 	if err != nil {
