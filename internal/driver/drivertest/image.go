@@ -31,7 +31,7 @@ var modules = []string{
 // Image returns an image that boots in a second or two: Debian's cloud kernel, from this machine's own package
 // sources, and an initramfs with nothing but its virtio modules and the test guest. It is kept in the user's
 // cache, by content; every uid can read what is returned.
-func Image(t *testing.T) firerunner.Image {
+func Image(t testing.TB) firerunner.Image {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
@@ -62,7 +62,7 @@ func Image(t *testing.T) firerunner.Image {
 
 // publish copies an image to where every uid can read it, for the time of a test: a cache is its user's alone. The
 // root disk is made there too.
-func publish(t *testing.T, image firerunner.Image) firerunner.Image {
+func publish(t testing.TB, image firerunner.Image) firerunner.Image {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "drivertest-")
 	require.NoError(t, err)
@@ -81,7 +81,7 @@ func publish(t *testing.T, image firerunner.Image) firerunner.Image {
 }
 
 // kernelTree fetches and unpacks the newest cloud kernel that this machine's package sources offer, once.
-func kernelTree(t *testing.T, cache string) string {
+func kernelTree(t testing.TB, cache string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(cache, "linux-image-*-cloud-amd64"))
 	require.NoError(t, err)

@@ -189,7 +189,7 @@ func bare(cfg Config) Config {
 func hello(t *testing.T, d *Driver, id string) { until(t, d, id, firerunner.ReportHello) }
 
 // until follows a microVM until a kind of report comes, and returns all reports up to it.
-func until(t *testing.T, d *Driver, id string, kind firerunner.ReportKind) (got []firerunner.GuestReport) {
+func until(t testing.TB, d *Driver, id string, kind firerunner.ReportKind) (got []firerunner.GuestReport) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -70,7 +70,7 @@ func needQEMU(t *testing.T) {
 }
 
 // stateDir is a short path that every uid can pass.
-func stateDir(t *testing.T) string {
+func stateDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fr-")
 	require.NoError(t, err)
@@ -80,7 +80,7 @@ func stateDir(t *testing.T) string {
 }
 
 // newDriver returns a driver with a state folder of its own.
-func newDriver(t *testing.T, change func(*Config)) *Driver {
+func newDriver(t testing.TB, change func(*Config)) *Driver {
 	t.Helper()
 	cfg := Config{StateDir: stateDir(t), Accel: AccelTCG, Host: "here"}
 	if change != nil {

@@ -79,7 +79,7 @@ func run(script string, port *os.File, lines *bufio.Scanner) {
 	send(port, "report started")
 	for lines.Scan() {
 		order, ok := strings.CutPrefix(lines.Text(), "order ")
-		if ok && script != "deaf" {
+		if ok {
 			send(port, "report notice obeyed "+order)
 			send(port, "report runner_exited "+order)
 			return
