@@ -122,14 +122,22 @@ func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner,
 		"the job runs directly on the microVM's system (shell executor): its image: and services: are not honoured")
 }
 
+// failureCancelled is how gitlab-runner calls the end of a job that was cancelled in GitLab:
+// https://gitlab.com/gitlab-org/gitlab-runner/-/blob/main/common/network.go (JobFailureReason).
+const failureCancelled = "job_canceled"
+
 // jobDone notes the outcome. The runner goes on until gitlab-runner has ended: it still has to tell GitLab.
 func (c *Control) jobDone(ctx context.Context, ch *change, r *firerunner.Runner, rep firerunner.GuestReport) error {
 	if r.JobID != rep.JobID || r.Outcome != "" {
 		return nil
 	}
-	message := fmt.Sprintf("job %d succeeded", rep.JobID)
-	r.Outcome = firerunner.Succeeded
-	if !rep.Success {
+	var message string
+	switch {
+	case rep.Success:
+		r.Outcome, message = firerunner.Succeeded, fmt.Sprintf("job %d succeeded", rep.JobID)
+	case rep.Failure == failureCancelled:
+		r.Outcome, message = firerunner.Cancelled, fmt.Sprintf("job %d was cancelled", rep.JobID)
+	default:
 		r.Outcome = firerunner.Failed
 		message = fmt.Sprintf("job %d failed: %s, exit code %d", rep.JobID, rep.Failure, rep.ExitCode)
 	}
@@ -147,6 +155,8 @@ func (c *Control) runnerExited(ctx context.Context, ch *change, r *firerunner.Ru
 	o, why := firerunner.Failed, firerunner.ReasonRunnerExited
 	message := fmt.Sprintf("gitlab-runner ended with status %d without a result: %s", rep.ExitCode, rep.Message)
 	switch {
+	case r.Outcome == firerunner.Cancelled:
+		o, why, message = r.Outcome, firerunner.ReasonJobCancelled, fmt.Sprintf("job %d was cancelled", r.JobID)
 	case r.Outcome != "":
 		o, why, message = r.Outcome, firerunner.ReasonJobDone, fmt.Sprintf("job %d is done", r.JobID)
 	case r.JobID == 0 && rep.ExitCode == 0 && c.Now().Sub(r.MovedAt) < c.waitTimeout()/2:
