@@ -1,11 +1,9 @@
 package qemu
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -13,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,57 +51,6 @@ func (f folder) checkSocket(id string) error {
 			path, len(path), maxSocketPath).WithHint("choose a shorter state folder")
 	}
 	return nil
-}
-
-// phase is how far the daemon is with a microVM.
-type phase string
-
-const (
-	phaseMaking     phase = "making"
-	phaseMade       phase = "made"
-	phaseDestroying phase = "destroying"
-)
-
-// record is what the daemon remembers of a microVM. It holds no secret.
-type record struct {
-	ID        string
-	Host      string
-	Phase     phase
-	UID       int    // whose the folder and the processes are
-	PID       int    // of the shim; 0 = not started
-	PIDStart  uint64 // the shim's start time, as /proc says it: pids are used again
-	CreatedAt time.Time
-	Deadline  time.Time
-}
-
-func (r record) microVM(alive bool) firerunner.MicroVM {
-	return firerunner.MicroVM{ID: r.ID, Host: r.Host, Alive: alive, CreatedAt: r.CreatedAt, Deadline: r.Deadline}
-}
-
-// readRecord returns ok = false where there is none, or one that a crash of the host left in pieces.
-func (f folder) readRecord(id string) (record, bool) {
-	b, err := os.ReadFile(f.record(id))
-	if err != nil {
-		return record{ID: id}, false
-	}
-	var r record
-	if json.Unmarshal(b, &r) != nil || r.ID != id {
-		return record{ID: id}, false
-	}
-	return r, true
-}
-
-// writeRecord replaces the record in one step: a crash leaves the old one or the new one.
-func (f folder) writeRecord(r record) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	part := f.record(r.ID) + ".part"
-	if err := os.WriteFile(part, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(part, f.record(r.ID))
 }
 
 // known returns the IDs of which anything exists here.
@@ -195,66 +141,6 @@ func (f folder) tail(id, file string, limit int64) string {
 	}
 	b, _ := io.ReadAll(io.LimitReader(r, limit))
 	return string(b)
-}
-
-// hold takes the lock of an ID, across processes, and waits for it until ctx is done. The lock file is gone again
-// once nothing of the microVM is left.
-func (f folder) hold(ctx context.Context, id string) (release func(), err error) {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		file, err := f.tryHold(id)
-		if err != nil {
-			return nil, firerunner.Errorf(firerunner.Unavailable, "qemu: locking microVM %s: %w", id, err)
-		}
-		if file != nil {
-			return func() {
-				if !f.exists(id) {
-					_ = os.Remove(f.lock(id))
-				}
-				_ = file.Close()
-			}, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, firerunner.Errorf(firerunner.Unavailable, "qemu: waiting for the lock of microVM %s: %w", id, context.Cause(ctx))
-		}
-	}
-}
-
-// tryHold returns nil where another holds the lock. The file may have been removed between opening and locking
-// it; only a lock on the file that has the name now counts.
-func (f folder) tryHold(id string) (*os.File, error) {
-	file, err := os.OpenFile(f.lock(id), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = file.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	held, err1 := file.Stat()
-	named, err2 := os.Stat(f.lock(id))
-	if err1 != nil || err2 != nil || !os.SameFile(held, named) {
-		_ = file.Close()
-		return nil, nil
-	}
-	return file, nil
-}
-
-// held reports whether someone holds the lock of an ID now.
-func (f folder) held(id string) bool {
-	file, err := os.Open(f.lock(id))
-	if err != nil {
-		return false
-	}
-	defer file.Close()
-	err = unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	return errors.Is(err, unix.EWOULDBLOCK)
 }
 
 // make makes the microVM's own folder with the lowest uid of the range that no other folder has. The folder's
