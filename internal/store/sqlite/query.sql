@@ -7,7 +7,7 @@
 SELECT * FROM runners WHERE id = ?;
 
 -- name: RunnersLive :many
-SELECT * FROM runners WHERE state < 80 ORDER BY id;
+SELECT * FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id;
 
 -- name: RunnersLiveOf :many
 SELECT * FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id;
@@ -41,7 +41,7 @@ WHERE id = @id AND version = @version;
 SELECT * FROM jobs WHERE id = ?;
 
 -- name: JobsOpen :many
-SELECT * FROM jobs WHERE rank < 40 ORDER BY id;
+SELECT * FROM jobs INDEXED BY jobs_open WHERE rank < 40 ORDER BY id;
 
 -- name: JobsOpenOf :many
 SELECT * FROM jobs WHERE rank < 40 AND project_id = ? AND tags = ? ORDER BY id;

@@ -520,7 +520,7 @@ func (q *Queries) JobsLatest(ctx context.Context, arg JobsLatestParams) ([]Job, 
 }
 
 const jobsOpen = `-- name: JobsOpen :many
-SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id, runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at, finished_at, seen_at FROM jobs WHERE rank < 40 ORDER BY id
+SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id, runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at, finished_at, seen_at FROM jobs INDEXED BY jobs_open WHERE rank < 40 ORDER BY id
 `
 
 func (q *Queries) JobsOpen(ctx context.Context) ([]Job, error) {
@@ -953,7 +953,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 }
 
 const runnersLive = `-- name: RunnersLive :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners WHERE state < 80 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id
 `
 
 func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
