@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os/exec"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,8 +33,9 @@ type finding struct {
 
 // examination is one run of doctor.
 type examination struct {
-	app *app
-	cfg *config.Config
+	app    *app
+	cfg    *config.Config
+	output func(ctx context.Context, program string, args ...string) ([]byte, error) // runs a program
 }
 
 // check looks at one thing. It changes nothing outside of the state folder and ends within its context.
@@ -76,7 +78,7 @@ Exit status 1 if any check failed. It may run beside a daemon.`,
 
 func (a *app) doctor(ctx context.Context) error {
 	cfg, err := a.load(false)
-	e := examination{app: a, cfg: cfg}
+	e := examination{app: a, cfg: cfg, output: output}
 	found := configuration(a.file(), err)
 	if !a.json {
 		a.show(found...)
@@ -123,6 +125,11 @@ func (a *app) show(found ...finding) {
 			fmt.Fprintf(a.Stdout, "      %-15s -> %s\n", "", f.Remedy)
 		}
 	}
+}
+
+// output runs a program and returns what it wrote.
+func output(ctx context.Context, program string, args ...string) ([]byte, error) {
+	return exec.CommandContext(ctx, program, args...).Output()
 }
 
 // configuration makes findings of what is wrong with the configuration; secrets that others can read are among it.

@@ -36,7 +36,7 @@ func (e *examination) qemu(ctx context.Context) []finding {
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		return []finding{{Verdict: fail, Found: err.Error(), Remedy: remedy}}
 	}
-	said, err := exec.CommandContext(ctx, path, "--version").Output()
+	said, err := e.output(ctx, path, "--version")
 	if err != nil {
 		return []finding{{Verdict: fail, Found: fmt.Sprintf("%s --version: %v", path, err), Remedy: remedy}}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -193,38 +194,39 @@ func TestDoctorWebhook(t *testing.T) {
 	require.Contains(t, found["webhook"][1].Found, "it answers 404")
 }
 
-// program puts a program into a folder that is to be in PATH.
-func program(t *testing.T, dir, name, script string) {
-	t.Helper()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script), 0o755))
-}
-
 func TestDoctorQEMU(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]struct {
-		script  string
+		says    string
+		err     error
 		verdict verdict
 		found   string
 	}{
-		"as Debian says it": {"echo 'QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)'", good, "QEMU 7.2.22"},
-		"new":               {"echo 'QEMU emulator version 10.1.0'", good, "QEMU 10.1.0"},
-		"old":               {"echo 'QEMU emulator version 7.1.0'", fail, "is QEMU 7.1"},
-		"older":             {"echo 'QEMU emulator version 5.2.0'", fail, "is QEMU 5.2"},
-		"something else":    {"echo hello", fail, "does not say a version"},
-		"broken":            {"exit 1", fail, "exit status 1"},
+		"as Debian says it": {"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\n", nil, good, "QEMU 7.2.22"},
+		"new":               {"QEMU emulator version 10.1.0\n", nil, good, "QEMU 10.1.0"},
+		"old":               {"QEMU emulator version 7.1.0\n", nil, fail, "is QEMU 7.1"},
+		"older":             {"QEMU emulator version 5.2.0\n", nil, fail, "is QEMU 5.2"},
+		"something else":    {"hello", nil, fail, "does not say a version"},
+		"broken":            {"", errors.New("exit status 1"), fail, "exit status 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			program(t, dir, "qemu", want.script)
 			cfg := config.Default()
-			cfg.VM.QEMU = filepath.Join(dir, "qemu")
-			found := (&examination{cfg: &cfg}).qemu(context.Background())
+			cfg.VM.QEMU = os.Args[0] // any program that is there
+			e := examination{cfg: &cfg, output: func(_ context.Context, program string, args ...string) ([]byte, error) {
+				require.Equal(t, []string{os.Args[0], "--version"}, append([]string{program}, args...))
+				return []byte(want.says), want.err
+			}}
+			found := e.qemu(context.Background())
 			require.Len(t, found, 1)
 			require.Equal(t, want.verdict, found[0].Verdict, "%v", found)
 			require.Contains(t, found[0].Found, want.found)
 		})
 	}
+	said, err := output(context.Background(), "echo", "hello")
+	require.NoError(t, err)
+	require.Equal(t, "hello\n", string(said))
+
 	cfg := config.Default()
 	cfg.VM.QEMU = "/nowhere/qemu"
 	found := (&examination{cfg: &cfg}).qemu(context.Background())
