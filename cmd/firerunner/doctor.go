@@ -36,6 +36,7 @@ type examination struct {
 	app    *app
 	cfg    *config.Config
 	output func(ctx context.Context, program string, args ...string) ([]byte, error) // runs a program
+	find   func(program string) (path string, err error)
 }
 
 // check looks at one thing. It changes nothing outside of the state folder and ends within its context.
@@ -78,7 +79,7 @@ Exit status 1 if any check failed. It may run beside a daemon.`,
 
 func (a *app) doctor(ctx context.Context) error {
 	cfg, err := a.load(false)
-	e := examination{app: a, cfg: cfg, output: output}
+	e := examination{app: a, cfg: cfg, output: output, find: exec.LookPath}
 	found := configuration(a.file(), err)
 	if !a.json {
 		a.show(found...)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -29,11 +28,11 @@ func (e *examination) qemu(ctx context.Context) []finding {
 		return []finding{{Verdict: good, Found: "not needed: the driver is " + e.cfg.Driver}}
 	}
 	const remedy = "apt-get install qemu-system-x86 qemu-utils"
-	path, err := exec.LookPath(e.cfg.VM.QEMU)
+	path, err := e.find(e.cfg.VM.QEMU)
 	if err != nil {
 		return []finding{{Verdict: fail, Found: err.Error(), Remedy: remedy}}
 	}
-	if _, err := exec.LookPath("qemu-img"); err != nil {
+	if _, err := e.find("qemu-img"); err != nil {
 		return []finding{{Verdict: fail, Found: err.Error(), Remedy: remedy}}
 	}
 	said, err := e.output(ctx, path, "--version")

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -212,9 +213,8 @@ func TestDoctorQEMU(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := config.Default()
-			cfg.VM.QEMU = os.Args[0] // any program that is there
-			e := examination{cfg: &cfg, output: func(_ context.Context, program string, args ...string) ([]byte, error) {
-				require.Equal(t, []string{os.Args[0], "--version"}, append([]string{program}, args...))
+			e := examination{cfg: &cfg, find: func(program string) (string, error) { return "/bin/" + program, nil }, output: func(_ context.Context, program string, args ...string) ([]byte, error) {
+				require.Equal(t, []string{"/bin/qemu-system-x86_64", "--version"}, append([]string{program}, args...))
 				return []byte(want.says), want.err
 			}}
 			found := e.qemu(context.Background())
@@ -229,7 +229,7 @@ func TestDoctorQEMU(t *testing.T) {
 
 	cfg := config.Default()
 	cfg.VM.QEMU = "/nowhere/qemu"
-	found := (&examination{cfg: &cfg}).qemu(context.Background())
+	found := (&examination{cfg: &cfg, find: exec.LookPath}).qemu(context.Background())
 	require.Equal(t, fail, found[0].Verdict)
 	require.Contains(t, found[0].Remedy, "apt-get install")
 }
