@@ -37,6 +37,8 @@ type world struct {
 	vms     map[string]*modelVM
 	steps   []firerunner.Step // due
 	later   []firerunner.Step // put off
+
+	createErr, runnerJobsErr error // faults
 }
 
 type modelJob struct {
@@ -300,6 +302,9 @@ func (w *world) DeleteRunner(_ context.Context, id int64) error {
 }
 
 func (w *world) RunnerJobs(_ context.Context, id int64) (running []firerunner.Job, _ error) {
+	if w.runnerJobsErr != nil {
+		return nil, w.runnerJobsErr
+	}
 	if r := w.runners[id]; r != nil && r.job != 0 && w.jobs[r.job].Status == firerunner.JobRunning {
 		running = append(running, w.jobs[r.job].Job)
 	}
@@ -334,6 +339,9 @@ func (d modelDriver) Name() string                { return "model" }
 func (d modelDriver) Probe(context.Context) error { return nil }
 
 func (d modelDriver) Create(_ context.Context, spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) {
+	if d.w.createErr != nil {
+		return firerunner.MicroVM{}, d.w.createErr
+	}
 	if d.w.vms[spec.ID] == nil {
 		d.w.vms[spec.ID] = &modelVM{spec: spec, token: spec.Start.Token.Reveal(), alive: true}
 	}
