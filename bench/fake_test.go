@@ -1,0 +1,59 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner/internal/gitlabtest"
+)
+
+// BenchmarkJobsPerMinute is how many jobs the control plane takes through their whole lives: b.N jobs of one pipeline
+// become pending at once, each is announced by a webhook, gets a runner in GitLab, a microVM that boots in no time, runs
+// for no time, and everything of it is removed. At most 64 microVMs exist at once, so the times from pending contain the
+// wait for a place. Run it with -benchtime 500x or so.
+func BenchmarkJobsPerMinute(b *testing.B) {
+	p := newPlane(b)
+	_, err := p.gitlab.AddHook(p.project.ID, gitlabtest.Hook{URL: p.webhook, SigningToken: signing, JobEvents: true})
+	require.NoError(b, err)
+	var ci strings.Builder
+	for i := range b.N {
+		fmt.Fprintf(&ci, "job%d:\n  tags: [%s]\n  script: [\"true\"]\n", i, size)
+	}
+	b.ResetTimer()
+	pipeline, err := p.gitlab.Push(p.project.ID, map[string]string{".gitlab-ci.yml": ci.String()})
+	require.NoError(b, err)
+	patience := time.After(5 * time.Minute)
+	for done := false; !done; {
+		select {
+		case <-p.seen.changed:
+		case <-patience:
+			b.Fatal("the jobs are not done after 5 minutes")
+		}
+		p.seen.mu.Lock()
+		n := len(p.seen.gone)
+		if _, without := p.seen.gone[0]; without {
+			n--
+		}
+		done = n >= b.N
+		p.seen.mu.Unlock()
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Minutes(), "jobs/min")
+
+	p.seen.mu.Lock()
+	defer p.seen.mu.Unlock()
+	var running, gone []time.Duration
+	for _, id := range pipeline.JobIDs {
+		j, _ := p.gitlab.Job(id)
+		require.Equal(b, gitlabtest.StatusSuccess, j.Status)
+		require.Len(b, j.Handouts, 1)
+		running = append(running, p.seen.running[id].Sub(j.QueuedAt))
+		gone = append(gone, p.seen.gone[id].Sub(j.QueuedAt))
+	}
+	percentiles(b, running, "running")
+	percentiles(b, gone, "gone")
+}

@@ -1,0 +1,141 @@
+package bench
+
+import (
+	"context"
+	"database/sql"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/control"
+	"github.com/firerunner/firerunner/internal/driver/fake"
+	"github.com/firerunner/firerunner/internal/gitlab"
+	"github.com/firerunner/firerunner/internal/gitlabtest"
+	"github.com/firerunner/firerunner/internal/intake"
+	"github.com/firerunner/firerunner/internal/queue"
+	"github.com/firerunner/firerunner/internal/store/sqlite"
+)
+
+const (
+	signing = "whsec_dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
+	size    = "firecracker-1cpu-1gb"
+	slots   = 64
+)
+
+// plane is the whole control plane, wired as the daemon wires it: everything is real but the microVMs, and GitLab, which
+// is the emulator over HTTP.
+type plane struct {
+	gitlab  *gitlabtest.Server
+	project *gitlabtest.Project
+	store   *sqlite.Store
+	control *control.Control
+	webhook string
+	seen    watch
+}
+
+// watch notes when each runner came into each state, from the events as they are committed.
+type watch struct {
+	mu      sync.Mutex
+	running map[int64]time.Time // by job
+	gone    map[int64]time.Time
+	changed chan struct{}
+}
+
+func (w *watch) record(events []firerunner.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range events {
+		switch {
+		case e.Kind == firerunner.EventTookJob:
+			w.running[e.JobID] = time.Now()
+		case e.Kind == firerunner.EventMoved && e.To == firerunner.Gone:
+			w.gone[e.JobID] = time.Now()
+			select {
+			case w.changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// newPlane starts everything. Parts end in the reverse order with the benchmark.
+func newPlane(b *testing.B) *plane {
+	b.Helper()
+	p := &plane{seen: watch{running: map[int64]time.Time{}, gone: map[int64]time.Time{}, changed: make(chan struct{}, 1)}}
+	quiet := slog.New(slog.DiscardHandler)
+	ctx := context.Background()
+	var err error
+	p.gitlab, err = gitlabtest.Start(gitlabtest.Config{Dir: b.TempDir()})
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, p.gitlab.Close()) })
+	p.project, err = p.gitlab.CreateProject("group/app", map[string]string{"README.md": "hello\n"})
+	require.NoError(b, err)
+	api, err := gitlab.New(gitlab.Config{URL: p.gitlab.URL(), Token: gitlab.StaticToken(firerunner.Secret(p.gitlab.CreateToken("api", "create_runner")))})
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, api.Close()) })
+
+	enqueuer, err := queue.NewEnqueuer()
+	require.NoError(b, err)
+	p.store, err = sqlite.Open(ctx, sqlite.Config{
+		Path: filepath.Join(b.TempDir(), "store.db"), Enqueue: enqueuer.Enqueue, Enqueued: enqueuer.Wake, Logger: quiet,
+		Migrate: []func(context.Context, *sql.DB) error{queue.Migrate}, Committed: p.seen.record,
+	})
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, p.store.Close()) })
+	require.NoError(b, p.store.Update(ctx, func(tx firerunner.Tx) error {
+		return tx.SaveHost(ctx, firerunner.Host{Name: "here", Driver: "fake", VCPUs: slots, MemoryMiB: slots * 1024, Slots: slots})
+	}))
+	transport := &http.Transport{MaxIdleConnsPerHost: 2 * slots}
+	b.Cleanup(transport.CloseIdleConnections)
+	driver := fake.New(fake.Config{HTTP: &http.Client{Transport: transport}, Poll: 100 * time.Millisecond})
+	b.Cleanup(func() { require.NoError(b, driver.Close()) })
+
+	limits := firerunner.SizeLimits{Min: firerunner.Size{VCPUs: 1, MemoryMiB: 512}, Max: firerunner.Size{VCPUs: 4, MemoryMiB: 8192}}
+	p.control, err = control.New(control.Config{
+		Store: p.store, GitLab: api, Driver: driver, Installation: "bench", GuestURL: p.gitlab.URL(), Logger: quiet,
+		Image:    func(context.Context, string) (firerunner.Image, error) { return firerunner.Image{Name: "debian"}, nil },
+		Profiles: []firerunner.Profile{{Name: firerunner.DefaultProfile, Image: "debian", Default: limits.Min, Limits: limits}},
+	})
+	require.NoError(b, err)
+	steps, err := queue.New(queue.Config{
+		DB: p.store.DB(), Enqueuer: enqueuer, Steps: p.control.Steps(), Concurrency: slots + 8, Sole: true, Logger: quiet,
+	})
+	require.NoError(b, err)
+	require.NoError(b, steps.Start(ctx))
+	require.NoError(b, p.control.Start(ctx))
+	b.Cleanup(func() {
+		p.control.Close()
+		stop, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		require.NoError(b, steps.Stop(stop))
+	})
+
+	in, err := intake.New(intake.Config{Store: p.store, SigningTokens: []firerunner.Secret{signing}, Logger: quiet})
+	require.NoError(b, err)
+	srv := httptest.NewServer(in)
+	b.Cleanup(srv.Close)
+	p.webhook = srv.URL
+	return p
+}
+
+// percentiles reports the median and the 99th percentile of durations in milliseconds.
+func percentiles(b *testing.B, all []time.Duration, name string) {
+	b.Helper()
+	slices.Sort(all)
+	at := func(percent int) float64 {
+		if len(all) == 0 {
+			return 0
+		}
+		return float64(all[min(len(all)-1, len(all)*percent/100)].Microseconds()) / 1000
+	}
+	b.ReportMetric(at(50), name+"-p50-ms")
+	b.ReportMetric(at(99), name+"-p99-ms")
+}
