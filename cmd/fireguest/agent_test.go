@@ -119,8 +119,10 @@ func TestAgentOK(t *testing.T) {
 		`+sayDone, nil)
 	require.NoError(t, <-l.end)
 	require.Equal(t, []firerunner.GuestReport{
-		{Kind: firerunner.ReportHello}, {Kind: firerunner.ReportStarted},
-		{Kind: firerunner.ReportTookJob, JobID: 7}, {Kind: firerunner.ReportJobDone, JobID: 7, Success: true},
+		{Kind: firerunner.ReportHello},
+		{Kind: firerunner.ReportStarted},
+		{Kind: firerunner.ReportTookJob, JobID: 7},
+		{Kind: firerunner.ReportJobDone, JobID: 7, Success: true},
 		{Kind: firerunner.ReportRunnerExited},
 	}, l.story(t))
 	require.Equal(t, []string{"entropy", "clock", "hostname fr-1", "network 10.42.0.2/24"}, l.done)

@@ -13,34 +13,56 @@ func TestParseLogLineOK(t *testing.T) {
 		want       event
 	}{
 		{"config read", `{"level":"info","msg":"Starting runner for https://gitlab.test with token abc ...","time":"t"}`, event{kind: eventReady}},
-		{"took, 19.x", `{"job":1001,"job_name":"test","level":"info","msg":"Checking for jobs... received","repo_url":"x","runner":"abc"}`,
-			event{kind: eventTookJob, job: 1001}},
+		{
+			"took, 19.x", `{"job":1001,"job_name":"test","level":"info","msg":"Checking for jobs... received","repo_url":"x","runner":"abc"}`,
+			event{kind: eventTookJob, job: 1001},
+		},
 		{"took, old padding", `{"job":7,"level":"info","msg":"Checking for jobs...   received   "}`, event{kind: eventTookJob, job: 7}},
 		{"nothing", `{"level":"debug","msg":"Checking for jobs... no content","status":"204 No Content"}`, event{}},
 		{"remote state is not the result", `{"code":202,"job":1,"job-status":"success","level":"info","msg":"Appending trace to coordinator...ok"}`, event{}},
-		{"success", `{"duration_s":1.5,"job":1001,"job-status":"success","level":"info","msg":"Job succeeded"}`,
-			event{kind: eventJobDone, job: 1001, success: true}},
+		{
+			"success", `{"duration_s":1.5,"job":1001,"job-status":"success","level":"info","msg":"Job succeeded"}`,
+			event{kind: eventJobDone, job: 1001, success: true},
+		},
 		{"success, old", `{"duration":1.5,"job":3,"level":"info","msg":"Job succeeded","project":1}`, event{kind: eventJobDone, job: 3, success: true}},
-		{"failed", `{"error":"exit status 3","exit_code":3,"failure_reason":"script_failure","job":5,"job-status":"failed","level":"warning","msg":"Job failed: exit status 3"}`,
-			event{kind: eventJobDone, job: 5, failure: "script_failure", exitCode: 3}},
-		{"failed, old", `{"job":5,"level":"warning","msg":"Job failed: exit status 17"}`,
-			event{kind: eventJobDone, job: 5, failure: "script_failure", exitCode: 17}},
-		{"failed, old, in the error", `{"job":5,"level":"warning","msg":"Job failed","error":"prepare environment: exit code 2"}`,
-			event{kind: eventJobDone, job: 5, failure: "script_failure", exitCode: 2}},
-		{"system failure, old", `{"job":5,"level":"error","msg":"Job failed (system failure): no space"}`,
-			event{kind: eventJobDone, job: 5, failure: "runner_system_failure"}},
-		{"odd type of one field", `{"job":5,"level":"error","msg":"Job failed: aborted","error":{"a":1},"failure_reason":"runner_interrupted"}`,
-			event{kind: eventJobDone, job: 5, failure: "runner_interrupted"}},
-		{"absurd reason", `{"job":5,"level":"error","msg":"Job failed: x","failure_reason":"` + strings.Repeat("x", 100) + `"}`,
-			event{kind: eventJobDone, job: 5, failure: "script_failure"}},
-		{"no job", `{"level":"info","msg":"This runner has not received a job in 60 seconds, so now exiting"}`,
-			event{kind: eventNoJob, text: "This runner has not received a job in 60 seconds, so now exiting"}},
+		{
+			"failed", `{"error":"exit status 3","exit_code":3,"failure_reason":"script_failure","job":5,"job-status":"failed","level":"warning","msg":"Job failed: exit status 3"}`,
+			event{kind: eventJobDone, job: 5, failure: "script_failure", exitCode: 3},
+		},
+		{
+			"failed, old", `{"job":5,"level":"warning","msg":"Job failed: exit status 17"}`,
+			event{kind: eventJobDone, job: 5, failure: "script_failure", exitCode: 17},
+		},
+		{
+			"failed, old, in the error", `{"job":5,"level":"warning","msg":"Job failed","error":"prepare environment: exit code 2"}`,
+			event{kind: eventJobDone, job: 5, failure: "script_failure", exitCode: 2},
+		},
+		{
+			"system failure, old", `{"job":5,"level":"error","msg":"Job failed (system failure): no space"}`,
+			event{kind: eventJobDone, job: 5, failure: "runner_system_failure"},
+		},
+		{
+			"odd type of one field", `{"job":5,"level":"error","msg":"Job failed: aborted","error":{"a":1},"failure_reason":"runner_interrupted"}`,
+			event{kind: eventJobDone, job: 5, failure: "runner_interrupted"},
+		},
+		{
+			"absurd reason", `{"job":5,"level":"error","msg":"Job failed: x","failure_reason":"` + strings.Repeat("x", 100) + `"}`,
+			event{kind: eventJobDone, job: 5, failure: "script_failure"},
+		},
+		{
+			"no job", `{"level":"info","msg":"This runner has not received a job in 60 seconds, so now exiting"}`,
+			event{kind: eventNoJob, text: "This runner has not received a job in 60 seconds, so now exiting"},
+		},
 		{"refused", `{"level":"info","msg":"Runner is not healthy!"}`, event{kind: eventRefused, text: "GitLab refuses the runner's credential"}},
-		{"complaint", `{"error":"x509: unknown authority","level":"warning","msg":"Checking for jobs... failed","status":"couldn't execute POST"}`,
-			event{kind: eventComplain, text: "Checking for jobs... failed: x509: unknown authority (couldn't execute POST)"}},
+		{
+			"complaint", `{"error":"x509: unknown authority","level":"warning","msg":"Checking for jobs... failed","status":"couldn't execute POST"}`,
+			event{kind: eventComplain, text: "Checking for jobs... failed: x509: unknown authority (couldn't execute POST)"},
+		},
 		{"failure once more", `{"error":"exit status 3","level":"error","msg":"Failed to process build"}`, event{}},
-		{"a job cannot be named without a number", `{"job":"abc","level":"info","msg":"Job succeeded"}`,
-			event{kind: eventComplain, text: `{"job":"abc","level":"info","msg":"Job succeeded"}`}},
+		{
+			"a job cannot be named without a number", `{"job":"abc","level":"info","msg":"Job succeeded"}`,
+			event{kind: eventComplain, text: `{"job":"abc","level":"info","msg":"Job succeeded"}`},
+		},
 		{"panic", "panic: runtime error\x1b[0m", event{kind: eventComplain, text: "panic: runtime error[0m"}},
 		{"empty", "\x00", event{}},
 	} {

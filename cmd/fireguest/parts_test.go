@@ -44,8 +44,11 @@ func TestRunnerConfigOK(t *testing.T) {
 
 func TestRunnerConfigErrInvalid(t *testing.T) {
 	for _, start := range []firerunner.GuestStart{
-		{GitLabURL: "ftp://x", Token: "t", Name: "n"}, {GitLabURL: "https://", Token: "t", Name: "n"}, {GitLabURL: "://", Token: "t", Name: "n"},
-		{GitLabURL: "https://x", Name: "n"}, {GitLabURL: "https://x", Token: "t"},
+		{GitLabURL: "ftp://x", Token: "t", Name: "n"},
+		{GitLabURL: "https://", Token: "t", Name: "n"},
+		{GitLabURL: "://", Token: "t", Name: "n"},
+		{GitLabURL: "https://x", Name: "n"},
+		{GitLabURL: "https://x", Token: "t"},
 	} {
 		_, err := runnerConfig(start)
 		require.Error(t, err)

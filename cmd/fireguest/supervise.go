@@ -104,7 +104,8 @@ type supervision struct {
 
 // watch runs until gitlab-runner has ended, and makes sure that it does.
 func (s *supervision) watch(ctx context.Context, events <-chan event, notices <-chan string,
-	orders <-chan firerunner.GuestOrder, wait time.Duration) status {
+	orders <-chan firerunner.GuestOrder, wait time.Duration,
+) status {
 	var idle <-chan time.Time
 	if wait > 0 {
 		timer := time.NewTimer(wait + s.agent.limits.overshoot)

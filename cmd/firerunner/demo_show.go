@@ -18,10 +18,11 @@ const refresh = 250 * time.Millisecond
 
 // show draws the live table until the pipeline has ended, then each job's log and timeline.
 func (d *demo) show(ctx context.Context) error {
-	ended := make(chan error, 1)
+	var failed error
+	ended := make(chan struct{})
 	go func() { // ends with ctx at the latest
-		_, err := d.gitlab.WaitPipeline(ctx, d.pipeline)
-		ended <- err
+		defer close(ended)
+		_, failed = d.gitlab.WaitPipeline(ctx, d.pipeline)
 	}()
 	tick := time.NewTicker(refresh)
 	defer tick.Stop()
@@ -34,9 +35,9 @@ func (d *demo) show(ctx context.Context) error {
 		case <-ctx.Done():
 			<-ended
 			return firerunner.Errorf(firerunner.Unavailable, "the demo was interrupted: %w", context.Cause(ctx))
-		case err := <-ended:
-			if err != nil {
-				return err
+		case <-ended:
+			if failed != nil {
+				return failed
 			}
 		}
 		break

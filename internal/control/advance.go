@@ -2,19 +2,34 @@ package control
 
 import (
 	"context"
-	"time"
 
 	"github.com/firerunner/firerunner"
 )
 
-// advance is StepAdvance: it does what the owner of a runner's state has to do now, and moves the runner at most one
-// stage on. Nothing to do is not an error: evidence may be what the runner waits for.
+// advance is StepAdvance: it does what the owner of a runner's state has to do now. Where another step works on the
+// runner already, that one looks once more when it is done: nothing waits, and nothing is lost, because a step that fails
+// is done again and a daemon that starts enqueues one for each live runner.
 func (c *Control) advance(ctx context.Context, s firerunner.Step) error {
-	release, ok := c.locks.try(s.RunnerID)
-	if !ok {
-		return firerunner.Later(time.Second, "another step works on this runner")
+	if !c.locks.take(s.RunnerID) {
+		return nil
 	}
-	defer release()
+	taken := true
+	defer func() {
+		if taken {
+			c.locks.drop(s.RunnerID)
+		}
+	}()
+	for taken {
+		if err := c.advanceOnce(ctx, s); err != nil {
+			return err
+		}
+		taken = !c.locks.leave(s.RunnerID)
+	}
+	return nil
+}
+
+// advanceOnce moves the runner at most one stage on. Nothing to do is not an error: evidence may be what it waits for.
+func (c *Control) advanceOnce(ctx context.Context, s firerunner.Step) error {
 	r, err := c.Store.Runner(ctx, s.RunnerID)
 	if firerunner.CodeOf(err) == firerunner.NotFound {
 		return nil

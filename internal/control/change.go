@@ -147,25 +147,38 @@ func demandStep(d firerunner.Demand) firerunner.Step {
 // keeps two from both winning.
 type keyedLock struct {
 	mu   sync.Mutex
-	held map[string]bool
+	held map[string]bool // true: somebody else came meanwhile
 }
 
-// try takes the lock, or says that somebody has it.
-func (l *keyedLock) try(key string) (release func(), ok bool) {
+// take takes the lock, or lets whoever has it know that there is more to do.
+func (l *keyedLock) take(key string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.held[key] {
-		return nil, false
-	}
 	if l.held == nil {
 		l.held = map[string]bool{}
 	}
-	l.held[key] = true
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.held, key)
-	}, true
+	_, held := l.held[key]
+	l.held[key] = held
+	return !held
+}
+
+// leave gives the lock back, unless somebody came meanwhile: then there is more to do first.
+func (l *keyedLock) leave(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[key] {
+		l.held[key] = false
+		return false
+	}
+	delete(l.held, key)
+	return true
+}
+
+// drop gives the lock back whoever came.
+func (l *keyedLock) drop(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.held, key)
 }
 
 // broadcast wakes everybody who waits for a change of the store by this process.

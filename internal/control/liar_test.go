@@ -155,12 +155,12 @@ func TestJobTakenBeforeHelloIsRead(t *testing.T) {
 	ids := h.push(small)
 	h.hint(ids...)
 	receive(t, took)
-	r := h.awaitRunner("booting", inState(firerunner.Booting))
+	h.awaitRunner("booting", inState(firerunner.Booting))
 
 	// The deadline passes, and nobody knows of the job yet: GitLab is asked before it is ended.
 	h.later(61 * time.Second)
 	require.NoError(t, h.control.Expire(t.Context()))
-	r = h.awaitRunner("known to have the job", func(r firerunner.Runner) bool { return r.JobID == ids[0] })
+	r := h.awaitRunner("known to have the job", func(r firerunner.Runner) bool { return r.JobID == ids[0] })
 	require.Equal(t, firerunner.Wanted, r.Desired)
 	require.Equal(t, firerunner.Booting, r.State)
 	h.hint(ids...)

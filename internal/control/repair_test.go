@@ -17,8 +17,7 @@ import (
 func TestSweepOK(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
-	var h *house
-	h = newHouse(t, options{noHooks: true, script: func(g *guest) error {
+	h := newHouse(t, options{noHooks: true, script: func(g *guest) error {
 		if !g.wait(gate) {
 			return nil
 		}
@@ -48,8 +47,7 @@ func TestSweepOK(t *testing.T) {
 // Projects of the configuration are swept before anything is known of them; one that fails does not keep the others.
 func TestSweepProjectsOfConfiguration(t *testing.T) {
 	t.Parallel()
-	var h *house
-	h = newHouse(t, options{noHooks: true, change: func(c *control.Config) { c.SweepProjects = []int64{999, 1, 2, 3, 4, 5} }})
+	h := newHouse(t, options{noHooks: true, change: func(c *control.Config) { c.SweepProjects = []int64{999, 1, 2, 3, 4, 5} }})
 	ids := h.push(small)
 	require.LessOrEqual(t, h.project.ID, int64(5))
 	require.Error(t, h.control.Sweep(t.Context()), "project 999 does not exist")

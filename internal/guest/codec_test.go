@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -17,16 +16,22 @@ func TestDecodeFromGuestOK(t *testing.T) {
 		line string
 		want FromGuest
 	}{
-		{`{"v":1,"n":1,"kind":"hello","agent":"1.2.3","kernel":"6.1.0-56-cloud-amd64","new_field":[1,{}]}`,
-			FromGuest{Number: 1, Kind: firerunner.ReportHello, Agent: "1.2.3", Kernel: "6.1.0-56-cloud-amd64"}},
+		{
+			`{"v":1,"n":1,"kind":"hello","agent":"1.2.3","kernel":"6.1.0-56-cloud-amd64","new_field":[1,{}]}`,
+			FromGuest{Number: 1, Kind: firerunner.ReportHello, Agent: "1.2.3", Kernel: "6.1.0-56-cloud-amd64"},
+		},
 		{`{"v":1,"n":2,"kind":"started","boot_id":"aa-bb"}`, FromGuest{Number: 2, Kind: firerunner.ReportStarted, BootID: "aa-bb"}},
 		{`{"v":1,"n":3,"kind":"took_job","job":9007199254740993}`, FromGuest{Number: 3, Kind: firerunner.ReportTookJob, JobID: 9007199254740993}},
-		{`{"v":1,"n":4,"kind":"job_done","job":5,"failure":"script_failure","exit_code":3}`,
-			FromGuest{Number: 4, Kind: firerunner.ReportJobDone, JobID: 5, Failure: "script_failure", ExitCode: 3}},
+		{
+			`{"v":1,"n":4,"kind":"job_done","job":5,"failure":"script_failure","exit_code":3}`,
+			FromGuest{Number: 4, Kind: firerunner.ReportJobDone, JobID: 5, Failure: "script_failure", ExitCode: 3},
+		},
 		{`{"v":1,"n":4,"kind":"job_done","job":5,"success":true}`, FromGuest{Number: 4, Kind: firerunner.ReportJobDone, JobID: 5, Success: true}},
 		{`{"v":1,"kind":"notice","message":"a\u001b[31mb\nc\u202e"}`, FromGuest{Kind: firerunner.ReportNotice, Message: "a[31mb c"}},
-		{`{"v":1,"kind":"runner_exited","exit_code":-1,"message":"ended by SIGKILL","job":7}`,
-			FromGuest{Kind: firerunner.ReportRunnerExited, ExitCode: -1, Message: "ended by SIGKILL"}},
+		{
+			`{"v":1,"kind":"runner_exited","exit_code":-1,"message":"ended by SIGKILL","job":7}`,
+			FromGuest{Kind: firerunner.ReportRunnerExited, ExitCode: -1, Message: "ended by SIGKILL"},
+		},
 		{`{"v":1,"kind":"error","message":"no disk"}`, FromGuest{Kind: firerunner.ReportError, Message: "no disk"}},
 	} {
 		got, err := DecodeFromGuest([]byte(tc.line))
@@ -171,7 +176,7 @@ func FuzzDecodeFromGuest(f *testing.F) {
 		require.NoError(t, err)
 		same, err := DecodeFromGuest(again)
 		require.NoError(t, err)
-		require.Equal(t, m, same, fmt.Sprintf("%s", again))
+		require.Equal(t, m, same, string(again))
 	})
 }
 

@@ -33,7 +33,8 @@ type Host struct {
 
 // Serve is Host.Serve with the defaults.
 func Serve(ctx context.Context, conn io.ReadWriteCloser, start firerunner.GuestStart,
-	report func(firerunner.GuestReport), orders <-chan firerunner.GuestOrder) error {
+	report func(firerunner.GuestReport), orders <-chan firerunner.GuestOrder,
+) error {
 	return (&Host{}).Serve(ctx, conn, start, report, orders)
 }
 
@@ -43,7 +44,8 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, start firerunner.GuestS
 // in the life of one Serve, so there must be one Serve in the life of a microVM. A closed orders means that there
 // are no orders; of orders that the guest has not read yet, the last finish and the last stop are kept.
 func (h *Host) Serve(ctx context.Context, conn io.ReadWriteCloser, start firerunner.GuestStart,
-	report func(firerunner.GuestReport), orders <-chan firerunner.GuestOrder) error {
+	report func(firerunner.GuestReport), orders <-chan firerunner.GuestOrder,
+) error {
 	s := &session{now: time.Now, rand: rand.Reader, start: start, report: report, out: newOutbox()}
 	if h.Now != nil {
 		s.now = h.Now

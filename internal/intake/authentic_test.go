@@ -95,8 +95,13 @@ func TestTokens_Rotation(t *testing.T) {
 		token string
 		want  Result
 	}{
-		{"old-token", Queued}, {"new-token", Queued}, {"", Unauthorized}, {"old-toke", Unauthorized}, {"old-token ", Unauthorized},
-		{"old-token,new-token", Unauthorized}, {strings.Repeat("x", 1<<16), Unauthorized},
+		{"old-token", Queued},
+		{"new-token", Queued},
+		{"", Unauthorized},
+		{"old-toke", Unauthorized},
+		{"old-token ", Unauthorized},
+		{"old-token,new-token", Unauthorized},
+		{strings.Repeat("x", 1<<16), Unauthorized},
 	} {
 		_, got := h.deliver(post(hookBody(int64(i+1), "pending", "null"), "X-Gitlab-Token", test.token))
 		require.Equal(t, test.want, got, "%d", i)

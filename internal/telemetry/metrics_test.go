@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -173,7 +174,7 @@ func TestGauges_ErrStore(t *testing.T) {
 func scrape(t *testing.T, m *Metrics) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	m.Serve().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	m.Serve().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	require.Equal(t, 200, w.Code)
 	text, err := io.ReadAll(w.Body)
 	require.NoError(t, err)

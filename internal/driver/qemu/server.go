@@ -63,8 +63,10 @@ func serve(h *holder, path string) (*server, error) {
 	mux.HandleFunc("POST /v1/destroy", func(w http.ResponseWriter, r *http.Request) { reply(w, h.end(r.Context())) })
 	s := &server{
 		path: path,
-		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
-			ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn)},
+		http: &http.Server{
+			Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
+			ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
+		},
 	}
 	s.done.Go(func() { _ = s.http.Serve(peers{listener}) })
 	return s, nil

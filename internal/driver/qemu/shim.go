@@ -64,8 +64,10 @@ func RunShim(ctx context.Context, s Shim) error {
 	if err != nil {
 		return firerunner.Errorf(firerunner.Invalid, "shim: %w", err)
 	}
-	h := &holder{shim: s, spec: spec, log: s.Logger.With("vm", spec.ID), orders: make(chan firerunner.GuestOrder),
-		destroy: make(chan struct{}), began: make(chan struct{}), ended: make(chan struct{}), deaf: make(chan struct{})}
+	h := &holder{
+		shim: s, spec: spec, log: s.Logger.With("vm", spec.ID), orders: make(chan firerunner.GuestOrder),
+		destroy: make(chan struct{}), began: make(chan struct{}), ended: make(chan struct{}), deaf: make(chan struct{}),
+	}
 	err = h.begin(ctx)
 	line, _ := json.Marshal(answerOf(err))
 	_, _ = s.Out.Write(append(line, '\n'))

@@ -55,7 +55,7 @@ func (d *Driver) startShim(id string, uid int, accel string) (*shimProcess, erro
 		}
 		attr.Sys.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid), Groups: kvmGroup(accel)}
 	}
-	path := ""
+	var path string
 	if len(argv) == 0 {
 		// This very program, even if its file was replaced since or is in a folder that the uid cannot pass.
 		self, err := os.Open("/proc/self/exe")
