@@ -13,17 +13,16 @@ func TestCancel(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, options{})
 
-	t.Run("WhileRunning", func(t *testing.T) {
+	s.run("WhileRunning", func(t *testing.T) {
 		j := s.only("long:\n  script: [echo begun, 'while sleep 1; do echo still here; done']\n  after_script: [echo cleaned up]\n")
 		s.says(j.ID, "still here")
 		require.NoError(t, s.gitlab.CancelJob(j.ID))
 		require.Equal(t, gitlabtest.StatusCanceled, s.finished(j.ID).Status)
 		require.Contains(t, s.gitlab.Trace(j.ID), "cleaned up", "a cancelled job may still clean up")
 		s.ended(s.row(j.ID).ID, firerunner.Cancelled, firerunner.ReasonJobCancelled)
-		s.quiet()
 	})
 	// Nobody else wants the microVM that boots for it, so it goes at once.
-	t.Run("WhileBooting", func(t *testing.T) {
+	s.run("WhileBooting", func(t *testing.T) {
 		j := s.only("unlucky:\n  script: ['true']\n")
 		r := s.inState(firerunner.Booting)
 		require.NoError(t, s.gitlab.CancelJob(j.ID))
@@ -32,10 +31,9 @@ func TestCancel(t *testing.T) {
 		j, _ = s.gitlab.Job(j.ID)
 		require.Equal(t, gitlabtest.StatusCanceled, j.Status)
 		require.Empty(t, j.Handouts)
-		s.quiet()
 	})
 	// Somebody else wants it: it is kept, and runs the other's job.
-	t.Run("WhileBootingForTwo", func(t *testing.T) {
+	s.run("WhileBootingForTwo", func(t *testing.T) {
 		unlucky := s.only("unlucky:\n  script: ['true']\n")
 		r := s.inState(firerunner.Booting)
 		lucky := s.only("lucky:\n  script: ['true']\n")
@@ -43,7 +41,6 @@ func TestCancel(t *testing.T) {
 		require.NoError(t, s.gitlab.CancelJob(unlucky.ID))
 		s.succeeded(lucky.ID)
 		require.Equal(t, r.ID, s.row(lucky.ID).ID)
-		s.quiet()
 	})
 }
 

@@ -18,7 +18,7 @@ func TestAfterCrash(t *testing.T) {
 	s := newSite(t, options{})
 
 	// The microVM outlives the daemon; the next one takes it up, and the job is none the wiser.
-	t.Run("WhileRunning", func(t *testing.T) {
+	s.run("WhileRunning", func(t *testing.T) {
 		j := s.only(long)
 		s.says(j.ID, "second 2")
 		r := s.inState(firerunner.Running)
@@ -33,19 +33,17 @@ func TestAfterCrash(t *testing.T) {
 		require.Equal(t, r.ID, after.ID)
 		require.Equal(t, done.RunnerID, after.GitLabID)
 		require.NotZero(t, vm)
-		s.quiet()
 	})
 	// The job ends while nobody is there to hear it.
-	t.Run("JobEndsMeanwhile", func(t *testing.T) {
+	s.run("JobEndsMeanwhile", func(t *testing.T) {
 		j := s.only(long)
 		s.says(j.ID, "second 2")
 		s.kill()
 		s.succeeded(j.ID)
 		s.start()
 		s.ended(s.row(j.ID).ID, firerunner.Succeeded, firerunner.ReasonJobDone)
-		s.quiet()
 	})
-	t.Run("WhileBooting", func(t *testing.T) {
+	s.run("WhileBooting", func(t *testing.T) {
 		j := s.only(trivial)
 		r := s.inState(firerunner.Booting)
 		vm := s.qemu(r.ID)
@@ -54,10 +52,9 @@ func TestAfterCrash(t *testing.T) {
 		require.Equal(t, vm, s.qemu(r.ID), "the same microVM boots on")
 		require.Len(t, s.succeeded(j.ID).Handouts, 1)
 		require.Equal(t, r.ID, s.row(j.ID).ID)
-		s.quiet()
 	})
 	// GitLab has made a runner, and the daemon dies before it hears of it.
-	t.Run("WhileAskingForACredential", func(t *testing.T) {
+	s.run("WhileAskingForACredential", func(t *testing.T) {
 		before := len(s.rows(firerunner.RunnerQuery{}))
 		id, err := s.gitlab.AddFault(gitlabtest.Fault{
 			Action: gitlabtest.FaultDelayAnswer, Delay: 10 * time.Second, Method: "POST", Path: "/api/v4/user/runners", Count: 1,
@@ -73,6 +70,5 @@ func TestAfterCrash(t *testing.T) {
 		require.Len(t, done.Handouts, 1)
 		require.NotEqual(t, orphan, done.RunnerID)
 		require.Len(t, s.rows(firerunner.RunnerQuery{}), before+1, "the same runner, with another credential")
-		s.quiet()
 	})
 }

@@ -26,7 +26,7 @@ func TestHooks(t *testing.T) {
 		{"Reordered", gitlabtest.Fault{Action: gitlabtest.FaultReorder}},
 		{"Delayed", gitlabtest.Fault{Action: gitlabtest.FaultDelay, Delay: 3 * time.Second, BuildStatus: gitlabtest.StatusRunning}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		s.run(c.name, func(t *testing.T) {
 			before := len(s.rows(firerunner.RunnerQuery{}))
 			c.fault.Hook = true
 			id, err := s.gitlab.AddFault(c.fault)

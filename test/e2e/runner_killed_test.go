@@ -32,7 +32,7 @@ func TestRunnerKilled(t *testing.T) {
 	r := s.inState(firerunner.Running)
 	r = s.ended(r.ID, firerunner.Failed, firerunner.ReasonRunnerExited)
 	require.Equal(t, j.ID, r.JobID)
-	require.Contains(t, r.Message, "killed")
+	require.Contains(t, r.Message, "SIGKILL")
 	now, _ := s.gitlab.Job(j.ID)
 	require.Equal(t, gitlabtest.StatusRunning, now.Status, "GitLab does not know yet")
 

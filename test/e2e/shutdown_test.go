@@ -16,7 +16,7 @@ func TestShutdown(t *testing.T) {
 	s := newSite(t, options{})
 
 	// The job that runs may finish; the one that waits for its slot is left to GitLab, and run after the next start.
-	t.Run("RunningJobMayFinish", func(t *testing.T) {
+	s.run("RunningJobMayFinish", func(t *testing.T) {
 		j := s.only(long)
 		s.says(j.ID, "second 2")
 		waiting := s.only("waiting:\n  script: ['true']\n")
@@ -32,10 +32,9 @@ func TestShutdown(t *testing.T) {
 		require.Equal(t, gitlabtest.StatusPending, left.Status)
 		s.start()
 		s.succeeded(waiting.ID)
-		s.quiet()
 	})
 	// The second signal ends the job at once. GitLab hears of it: the job fails, and does not hang.
-	t.Run("SecondSignal", func(t *testing.T) {
+	s.run("SecondSignal", func(t *testing.T) {
 		j := s.only("endless:\n  script: [echo begun, 'while sleep 1; do echo still here; done']\n")
 		s.says(j.ID, "still here")
 		s.daemon.signal(syscall.SIGTERM)

@@ -72,6 +72,20 @@ func newSite(t *testing.T, o options) *site {
 	return s
 }
 
+// run runs one of several scenarios on a site. The next needs what this one leaves, so the first failure is the last.
+func (s *site) run(name string, scenario func(t *testing.T)) {
+	outer := s.t
+	ok := outer.Run(name, func(t *testing.T) {
+		s.t = t
+		defer func() { s.t = outer }()
+		scenario(t)
+		s.quiet()
+	})
+	if !ok {
+		outer.FailNow()
+	}
+}
+
 func (s *site) startGitLab(o options) {
 	cfg := gitlabtest.Config{Dir: s.t.TempDir(), ExternalURL: guestGitLab, TraceUpdateInterval: time.Second}
 	if o.gitlab != nil {
