@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -107,6 +108,38 @@ func TestGroupBroken(t *testing.T) {
 	require.Len(t, events, 1)
 }
 
+// TestGroupNotInterrupted: one whose context ends in the middle of a statement fails alone. SQLite would roll back the
+// whole transaction if that statement were interrupted.
+func TestGroupNotInterrupted(t *testing.T) {
+	t.Parallel()
+	still := time.Now()
+	store := open(t, sqlite.Config{
+		Now: func() time.Time { return still }, Migrate: []func(context.Context, *sql.DB) error{stepTable},
+		Enqueue: func(ctx context.Context, tx *sql.Tx, _ firerunner.Step) error {
+			_, err := tx.ExecContext(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
+				INSERT INTO steps (step) SELECT 'slow' FROM n WHERE i % 1000 = 0`)
+			return err
+		},
+	})
+	impatient, end := context.WithCancel(t.Context())
+	errs := together(t, store, 4, func(i int, tx firerunner.Tx) error {
+		if i != 2 {
+			return addEvent(t.Context(), tx, i)
+		}
+		ending := time.AfterFunc(5*time.Millisecond, end)
+		defer ending.Stop()
+		err := tx.Enqueue(impatient, firerunner.Step{Kind: firerunner.StepPlace})
+		<-impatient.Done()
+		return errors.Join(err, impatient.Err())
+	})
+	require.ErrorIs(t, errs[2], context.Canceled)
+	errs[2] = nil
+	require.NoError(t, errors.Join(errs...))
+	events, err := store.Events(t.Context(), firerunner.EventQuery{})
+	require.NoError(t, err)
+	require.Len(t, events, 3)
+}
+
 // TestGroupFull: a full disk ends no more than it must, and says so.
 func TestGroupFull(t *testing.T) {
 	t.Parallel()
@@ -143,23 +176,34 @@ func TestUpdateGoexit(t *testing.T) {
 	require.Len(t, events, 1)
 }
 
-// TestUpdateImpatient: however many give up waiting, and whenever, what succeeded is there and nobody hangs.
+// TestUpdateImpatient: however many give up waiting or writing, and whenever, what succeeded is there, nobody hangs, and
+// those who share their transactions do not notice.
 func TestUpdateImpatient(t *testing.T) {
 	t.Parallel()
 	store := open(t, sqlite.Config{GroupSize: 5})
+	long := strings.Repeat("x", 100_000) // takes long enough to write to be interrupted
 	var succeeded atomic.Int64
 	var all sync.WaitGroup
-	for range 16 {
+	for i := range 16 {
+		patient := i%2 == 0
 		all.Go(func() {
 			for range 40 {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(3000))*time.Microsecond)
-				err := store.Update(ctx, func(tx firerunner.Tx) error { return addEvent(ctx, tx, 1) })
+				ctx, cancel := context.WithCancel(context.Background())
+				if !patient {
+					ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(5000))*time.Microsecond)
+				}
+				err := store.Update(ctx, func(tx firerunner.Tx) error {
+					if patient {
+						return addEvent(ctx, tx, 1)
+					}
+					return tx.AddEvent(ctx, firerunner.Event{Kind: firerunner.EventNotice, Message: long})
+				})
 				cancel()
 				switch {
 				case err == nil:
 					succeeded.Add(1)
-				case firerunner.CodeOf(err) != firerunner.Unavailable:
-					t.Errorf("update: %v", err)
+				case patient || firerunner.CodeOf(err) != firerunner.Unavailable:
+					t.Errorf("update, patient %t: %v", patient, err)
 				}
 			}
 		})

@@ -118,19 +118,16 @@ func (w *writer) take(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// pass commits unless somebody waits who may still join, and gives the baton on.
+// pass gives the baton on. It commits first unless the next may still join: whether one waits, and that one's turn, are
+// decided under one lock, so that an open transaction always has somebody who will end it.
 func (w *writer) pass() {
-	if g := w.open; g != nil && !(w.waited() && g.err == nil && g.size < w.most && w.now().Sub(g.began) < w.within) {
-		w.open = nil
-		w.finish(g)
-	}
+	g := w.open
+	joinable := g != nil && g.err == nil && g.size < w.most && w.now().Sub(g.began) < w.within
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// Between waited and here the one who waited may have given up; then the open transaction must not be left alone.
-	for len(w.line) == 0 && w.open != nil {
-		g := w.open
-		w.open = nil
+	if g != nil && (!joinable || len(w.line) == 0) {
 		w.mu.Unlock()
+		w.open = nil
 		w.finish(g)
 		w.mu.Lock()
 	}
@@ -140,12 +137,6 @@ func (w *writer) pass() {
 	}
 	close(w.line[0])
 	w.line = w.line[1:]
-}
-
-func (w *writer) waited() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.line) > 0
 }
 
 // begin opens the transaction. Only its beginning may be given up with ctx: afterwards it belongs to the group, and the

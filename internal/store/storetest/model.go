@@ -20,8 +20,12 @@ type model struct {
 
 func newModel() model {
 	return model{
-		map[string]firerunner.Runner{}, map[int64]firerunner.Job{}, map[int64]firerunner.Project{},
-		map[string]firerunner.Host{}, map[string]bool{}, nil, nil,
+		map[string]firerunner.Runner{},
+		map[int64]firerunner.Job{},
+		map[int64]firerunner.Project{},
+		map[string]firerunner.Host{},
+		map[string]bool{},
+		nil, nil,
 	}
 }
 
