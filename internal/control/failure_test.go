@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -197,7 +198,30 @@ func TestJobFails(t *testing.T) {
 	require.Equal(t, firerunner.Failed, h.runners()[0].Outcome)
 }
 
-// A running job that is cancelled in GitLab ends its microVM; so does one that is deleted there.
+// A token that loses its project sees 404 for jobs that run; they run on.
+func TestLostProjectKillsNothing(t *testing.T) {
+	t.Parallel()
+	gate := make(chan struct{})
+	h := newHouse(t, options{script: workAfter(gate)})
+	ids := h.push(small)
+	h.awaitRunner("running", func(r firerunner.Runner) bool { return r.State == firerunner.Running && r.JobID == ids[0] })
+	h.until("GitLab says whose the job is", func() bool {
+		j, err := h.store.Job(t.Context(), ids[0])
+		return err == nil && j.RunnerID != ""
+	})
+	fault, err := h.gitlab.AddFault(gitlabtest.Fault{Action: gitlabtest.FaultStatus, Status: http.StatusNotFound, Method: http.MethodGet, Path: "/api/v4/projects/*/jobs/*"})
+	require.NoError(t, err)
+	step := firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: h.project.ID, JobID: ids[0]}
+	require.NoError(t, h.control.Steps()[step.Kind](t.Context(), step))
+	require.Equal(t, firerunner.Wanted, h.runners()[0].Desired)
+	h.gitlab.RemoveFault(fault)
+	close(gate)
+	h.awaitJobs(gitlabtest.StatusSuccess, ids...)
+	h.nothingLeft()
+	require.Len(t, h.runners(), 1)
+}
+
+// A running job that is cancelled in GitLab ends its microVM.
 func TestCancelledWhileRunning(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, options{script: workAfter(nil)})

@@ -103,17 +103,22 @@ func (c *Control) secondJob(ctx context.Context, seen firerunner.Job) (*firerunn
 	return nil, nil
 }
 
-// forget handles a job that GitLab does not know (any more): it was deleted, or a guest invented it.
+// forget handles a job that GitLab does not know (any more): it was deleted, a guest invented it, or our token has lost
+// its project. A job that GitLab once said runs on one of ours is left alone: the gitlab-runner of a deleted job hears of
+// it from GitLab itself, and a token that lost its project must not end what runs.
 func (c *Control) forget(ctx context.Context, ch *change, s firerunner.Step) error {
+	known, err := ch.Job(ctx, s.JobID)
+	if err != nil && firerunner.CodeOf(err) != firerunner.NotFound {
+		return err
+	}
+	if err == nil && known.RunnerID != "" {
+		return nil
+	}
 	if err := c.refute(ctx, ch, s.ProjectID, s.JobID, ""); err != nil {
 		return err
 	}
-	known, err := ch.Job(ctx, s.JobID)
-	if firerunner.CodeOf(err) == firerunner.NotFound {
-		return nil
-	}
 	if err != nil || known.Status.Final() || known.ProjectID != s.ProjectID {
-		return err
+		return nil
 	}
 	known.Status = firerunner.JobCanceled
 	return c.see(ctx, ch, known, "intake")
