@@ -86,7 +86,7 @@ func (e *Enqueuer) waits(ctx context.Context, tx *sql.Tx, step firerunner.Step) 
 	if err != nil {
 		return false, err
 	}
-	from, to := "", riverTime(e.now())
+	from, to := "", riverTime(e.now().Add(time.Millisecond)) // River rounds, also up
 	if !step.NotBefore.IsZero() {
 		from, to = riverTime(step.NotBefore), riverTime(step.NotBefore.Add(mergeWithin))
 	}

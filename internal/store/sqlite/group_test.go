@@ -20,6 +20,9 @@ import (
 	"github.com/firerunner/firerunner/internal/store/sqlite"
 )
 
+// noon is a time like any other.
+var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
 func addEvent(ctx context.Context, tx firerunner.Tx, n int) error {
 	return tx.AddEvent(ctx, firerunner.Event{Kind: firerunner.EventNotice, Message: fmt.Sprint(n)})
 }
@@ -116,7 +119,7 @@ func TestGroupNotInterrupted(t *testing.T) {
 	store := open(t, sqlite.Config{
 		Now: func() time.Time { return still }, Migrate: []func(context.Context, *sql.DB) error{stepTable},
 		Enqueue: func(ctx context.Context, tx *sql.Tx, _ firerunner.Step) error {
-			_, err := tx.ExecContext(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
+			_, err := tx.ExecContext(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
 				INSERT INTO steps (step) SELECT 'slow' FROM n WHERE i % 1000 = 0`)
 			return err
 		},
@@ -301,7 +304,7 @@ func TestTxErr(t *testing.T) {
 // TestDeliveriesPurged: old keys go, young ones stay.
 func TestDeliveriesPurged(t *testing.T) {
 	t.Parallel()
-	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	now := noon
 	store := open(t, sqlite.Config{Now: func() time.Time { return now }})
 	ctx := t.Context()
 	take := func(key string) (fresh bool) {

@@ -74,8 +74,8 @@ const (
 	statementLong  = 8 << 10 // bytes; longer ones are not remembered
 )
 
-// statement returns a prepared statement that is free, or nil where the query must be run as it is: a script, one that
-// is too long, or one whose rows are being read.
+// statement returns a prepared statement that is free, or nil where the query must be run as it is: a script, a
+// PRAGMA, one that is too long, or one whose rows are being read.
 func (c *conn) statement(ctx context.Context, query string) (*statement, error) {
 	if s := c.prepared[query]; s != nil {
 		if s.busy {
@@ -83,8 +83,8 @@ func (c *conn) statement(ctx context.Context, query string) (*statement, error) 
 		}
 		return s, nil
 	}
-	if len(query) > statementLong || strings.Contains(query, ";") {
-		return nil, nil
+	if len(query) > statementLong || strings.Contains(query, ";") || strings.HasPrefix(query, "PRAGMA") {
+		return nil, nil // a PRAGMA takes effect when it is prepared, so it must be prepared each time
 	}
 	opened, err := c.PrepareContext(ctx, query)
 	if err != nil {
