@@ -15,18 +15,10 @@ echo "$total"
 
 variables:
   GREETING: hello from a microVM
+  GIT_DEPTH: 1
 
 default:
   tags: [firecracker-1cpu-1gb]
-
-hello:
-  stage: build
-  before_script:
-    - echo "$GREETING"
-  script:
-    - uname -srm
-    - nproc
-    - git log --oneline -1
 
 compile:
   stage: build
@@ -39,6 +31,15 @@ compile:
     paths: [out/]
     expire_in: 1 hour
 
+hello:
+  stage: build
+  before_script:
+    - echo "$GREETING"
+  script:
+    - uname -srm
+    - nproc
+    - git log --oneline -1
+
 unit:
   stage: test
   needs: []
@@ -49,6 +50,7 @@ unit:
 lint:
   stage: test
   needs: []
+  variables: {GIT_STRATEGY: none}
   allow_failure: true
   script:
     - echo "this one fails on purpose, and is allowed to"
@@ -57,15 +59,18 @@ lint:
 verify:
   stage: test
   needs: [compile]
+  variables: {GIT_STRATEGY: none}
   script:
     - echo "the sum that compile left is $(cat out/sum.txt)"
     - test "$(cat out/sum.txt)" = 10
 
 report:
   stage: report
+  needs: [unit]
   tags: [firecracker-2cpu-2gb]
+  variables: {GIT_STRATEGY: none}
   script:
-    - echo "all stages are through"
+    - echo "the tests are through, on $(nproc) vCPUs"
   after_script:
     - echo "and nothing of this microVM will be left"
 `,
