@@ -12,6 +12,9 @@ import (
 	"github.com/firerunner/firerunner/internal/telemetry"
 )
 
+// readyKeep is how long an answer of /readyz is kept: asking GitLab takes three requests of its budget.
+const readyKeep = 5 * time.Second
+
 // openServers makes both listeners, so that an address that is taken is an error before anything runs.
 func (d *daemon) openServers() error {
 	in, err := intake.New(intake.Config{
@@ -35,6 +38,7 @@ func (d *daemon) openServers() error {
 			return err
 		},
 	})
+	ready.Keep, ready.Logger = readyKeep, d.log
 	webhooks := http.NewServeMux()
 	webhooks.Handle("/webhook", in)
 	webhooks.Handle("GET /healthz", telemetry.Alive())
