@@ -26,7 +26,7 @@ import (
 
 // patience is how long a test waits for what must come. It is far longer than anything takes, because a machine may
 // be busy; where time is the point, the test says its own.
-const patience = 15 * time.Minute
+const patience = 10 * time.Minute
 
 // product is what is under test. TestMain makes it; tests only read it.
 type product struct {

@@ -32,7 +32,7 @@ type observer struct {
 }
 
 // lookEach is how often: a microVM lives for seconds, so each is looked at often.
-const lookEach = 200 * time.Millisecond
+const lookEach = 400 * time.Millisecond
 
 func observe(s *site) *observer {
 	o := &observer{
