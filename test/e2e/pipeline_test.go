@@ -48,10 +48,12 @@ look:
       for at in 10.42.0.1 10.42.0.3 127.0.0.1 10.42.0.10 10.42.0.11 $HOST_ADDRESSES; do probe $at $HOST_PORT; done
       probe 10.42.0.1 22; probe 10.42.0.1 80
       probe 169.254.169.254 80; probe 10.0.0.1 80; probe 172.17.0.1 80; probe 192.168.1.1 443; probe 100.64.0.1 80
+      probe gitlab.firerunner.internal 80
       curl -sS -m 10 -o /dev/null -w 'GitLab by name: %{http_code}\n' "$CI_SERVER_URL/"
       curl -sS -m 10 http://gitlab.firerunner.internal:$HOST_PORT/ || echo "only that port"
     - |
       form='glrt''-[A-Za-z0-9_.-]{16}'
+      echo 'glrt''-put-there-to-be-found' > /tmp/control
       for at in /proc/[0-9]*/cmdline /proc/[0-9]*/environ; do grep -aqE "$form" "$at" 2>/dev/null && echo "found in $at"; done
       grep -raslE "$form" /run /etc /root /home /var /tmp /builds /cache /dev/shm /opt /srv 2>/dev/null | sed 's/^/found in /'
       ls -A /run/firerunner/private 2>/dev/null | sed 's/^/left there: /'
@@ -115,7 +117,8 @@ func TestPipeline(t *testing.T) {
 	t.Run("GuestNetwork", func(t *testing.T) {
 		text := trace("look")
 		require.Equal(t, gitlabtest.StatusSuccess, s.job(p, "look").Status, text)
-		require.NotContains(t, text, "\nopen ", "the guest reaches what it must not")
+		require.Contains(t, text, "\nopen gitlab.firerunner.internal 80\n")
+		require.Equal(t, 1, strings.Count(text, "\nopen "), "the guest reaches what it must not:\n%s", text)
 		require.GreaterOrEqual(t, strings.Count(text, "\nshut "), 12)
 		require.Contains(t, text, "GitLab by name: ")
 		require.NotContains(t, text, "GitLab by name: 000")
@@ -124,9 +127,10 @@ func TestPipeline(t *testing.T) {
 	})
 	t.Run("NoTokenWithinReach", func(t *testing.T) {
 		text := trace("look")
-		t.Log(text)
 		require.Contains(t, text, "search is over")
-		for _, bad := range []string{"\nfound in", "\nleft there", "the disk can be read\n", "the channel can be read\n"} {
+		require.Contains(t, text, "\nfound in /tmp/control\n", "the search finds nothing at all")
+		require.Equal(t, 1, strings.Count(text, "\nfound in "), text)
+		for _, bad := range []string{"\nleft there", "the disk can be read\n", "the channel can be read\n"} {
 			require.NotContains(t, text, bad)
 		}
 	})
