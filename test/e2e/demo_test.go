@@ -22,6 +22,8 @@ type demo struct {
 	cmd   *exec.Cmd
 	out   bytes.Buffer // read once it has ended
 	ended chan struct{}
+
+	installation string // empty until it has one
 }
 
 func startDemo(t *testing.T) *demo {
@@ -76,8 +78,17 @@ func (d *demo) wait(limit time.Duration) int {
 	for _, e := range entries {
 		left = append(left, "in the state folder: "+e.Name())
 	}
+	for _, dir := range cgroupsOf(d.installation) {
+		left = append(left, "the control group "+dir)
+	}
 	require.Empty(d.t, left)
 	return d.cmd.ProcessState.ExitCode()
+}
+
+// learn reads the installation's mark, which is gone when the demo is.
+func (d *demo) learn() string {
+	d.installation = strings.TrimSpace(readAll(filepath.Join(d.dir, "state", "demo", "installation")))
+	return d.installation
 }
 
 // vms returns how many files microVMs have, and how many of these run.
@@ -94,6 +105,7 @@ func (d *demo) vms() (files, running int) {
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t)
+	require.True(t, within(patience, func() bool { return d.learn() != "" }))
 	status := d.wait(patience)
 	require.Zero(t, status)
 	require.Contains(t, d.out.String(), "0 VMs, 0 runners, 0 overlays left")
@@ -116,7 +128,7 @@ func TestDemoInterrupted(t *testing.T) {
 	} {
 		t.Run(moment.name, func(t *testing.T) {
 			d := startDemo(t)
-			require.True(t, within(patience, func() bool { return moment.came(d) }), "the moment never came")
+			require.True(t, within(patience, func() bool { d.learn(); return moment.came(d) }), "the moment never came")
 			require.NoError(t, d.cmd.Process.Signal(os.Interrupt))
 			require.NotZero(t, d.wait(2*time.Minute), "an interrupted demo has not succeeded")
 		})

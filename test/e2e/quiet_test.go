@@ -85,10 +85,12 @@ func (s *site) dispose() {
 	for _, p := range processesOf(s.dir) { // shims first or not: a microVM dies with its shim
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
-	within(settled, func() bool { return len(processesOf(s.dir)) == 0 })
-	for _, dir := range s.cgroups() {
-		_ = os.Remove(dir)
-	}
+	within(settled, func() bool {
+		for _, dir := range s.cgroups() {
+			_ = os.Remove(dir) // not while a process is in it
+		}
+		return len(processesOf(s.dir)) == 0 && len(s.cgroups()) == 0
+	})
 }
 
 // left is what is there of jobs, in words. A daemon that runs is not.
@@ -137,20 +139,22 @@ func (s *site) remains() []string {
 	return left
 }
 
-// cgroups returns the control groups of this installation, its own included.
-func (s *site) cgroups() []string {
-	id := s.installation()
-	if id == "" {
+// cgroups returns the control groups of the site, the innermost first.
+func (s *site) cgroups() []string { return cgroupsOf(s.installation()) }
+
+// cgroupsOf returns the control groups of an installation, its own included.
+func cgroupsOf(installation string) []string {
+	if installation == "" {
 		return nil
 	}
 	var found []string
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() && strings.Contains(path, "/firerunner/"+id) {
+		if err == nil && e.IsDir() && strings.Contains(path, "/firerunner/"+installation) {
 			found = append(found, path)
 		}
 		return nil
 	})
-	slices.Reverse(found) // what is inside comes first
+	slices.Reverse(found)
 	return found
 }
 
