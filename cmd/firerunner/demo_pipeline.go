@@ -15,7 +15,7 @@ echo "$total"
 
 variables:
   GREETING: hello from a microVM
-  GIT_DEPTH: 1
+  GIT_STRATEGY: none # only hello needs the repository
 
 default:
   tags: [firecracker-1cpu-1gb]
@@ -26,31 +26,32 @@ compile:
   script:
     - echo "made on $(nproc) vCPUs"
     - mkdir out
-    - bash sum.sh 1 2 3 4 > out/sum.txt
+    - echo $((1 + 2 + 3 + 4)) > out/sum.txt
   artifacts:
     paths: [out/]
     expire_in: 1 hour
 
 hello:
   stage: build
+  variables: {GIT_STRATEGY: clone, GIT_DEPTH: 1}
   before_script:
     - echo "$GREETING"
   script:
     - uname -srm
     - nproc
     - git log --oneline -1
+    - bash sum.sh 1 2 3
 
 unit:
   stage: test
   needs: []
   script:
-    - test "$(bash sum.sh 2 2)" = 4
+    - test $((2 + 2)) = 4
     - echo "2 + 2 is still 4"
 
 lint:
   stage: test
   needs: []
-  variables: {GIT_STRATEGY: none}
   allow_failure: true
   script:
     - echo "this one fails on purpose, and is allowed to"
@@ -59,7 +60,6 @@ lint:
 verify:
   stage: test
   needs: [compile]
-  variables: {GIT_STRATEGY: none}
   script:
     - echo "the sum that compile left is $(cat out/sum.txt)"
     - test "$(cat out/sum.txt)" = 10
@@ -67,10 +67,8 @@ verify:
 report:
   stage: report
   needs: [unit]
-  tags: [firecracker-2cpu-2gb]
-  variables: {GIT_STRATEGY: none}
   script:
-    - echo "the tests are through, on $(nproc) vCPUs"
+    - echo "the tests are through"
   after_script:
     - echo "and nothing of this microVM will be left"
 `,
