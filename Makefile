@@ -16,7 +16,7 @@ VERSION := $(shell cat VERSION)$(shell git describe --always --dirty --exclude '
 AGENT_VERSION := $(shell cat VERSION)
 RELEASE := -trimpath -buildvcs=false
 
-TEST_TIMEOUT ?= 20m
+TEST_TIMEOUT ?= 40m
 FUZZTIME ?= 10s
 BENCH_BOOTS ?= 10
 COVERAGE_LEAST ?= 75
