@@ -90,6 +90,11 @@ func (p *product) prepare(dir string) error {
 		bin = filepath.Join(root, "bin")
 	}
 	p.released = filepath.Join(bin, "firerunner")
+	// The go command keeps a test's result until a file changes that the test has looked at. What is under test is
+	// made by other commands, so it has to be looked at.
+	if _, err := os.Stat(p.released); err != nil {
+		return err
+	}
 	if err := p.findImage(bin); err != nil {
 		return err
 	}
@@ -97,6 +102,9 @@ func (p *product) prepare(dir string) error {
 		p.coverDir = filepath.Join(dir, "cover")
 	}
 	if err := os.MkdirAll(p.coverDir, 0o755); err != nil {
+		return err
+	}
+	if _, err := os.ReadDir(p.coverDir); err != nil { // the coverage of a kept result must still be there, too
 		return err
 	}
 	p.daemon = filepath.Join(dir, "firerunner")
