@@ -40,7 +40,7 @@ func (d *daemon) openServers() error {
 	})
 	ready.Keep, ready.Logger = readyKeep, d.log
 	webhooks := http.NewServeMux()
-	webhooks.Handle("/webhook", in)
+	webhooks.Handle(webhookPath, in)
 	webhooks.Handle("GET /healthz", telemetry.Alive())
 	webhooks.Handle("GET /readyz", ready)
 	metrics := http.NewServeMux()
@@ -82,7 +82,7 @@ func (d *daemon) listen(host string, port int, key string, routes http.Handler) 
 }
 
 func (d *daemon) webhookURL() string {
-	return "http://" + d.webhooks.listener.Addr().String() + "/webhook"
+	return "http://" + d.webhooks.listener.Addr().String() + webhookPath
 }
 
 func (d *daemon) metricsURL() string {

@@ -58,6 +58,7 @@ func (e *examination) checks() []check {
 		{"gitlab", time.Minute, e.gitlab},
 		{"clock", 30 * time.Second, e.clock},
 		{"webhook", 30 * time.Second, e.webhook},
+		{"webhook", time.Minute, e.hooks},
 	}
 }
 

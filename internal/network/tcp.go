@@ -66,8 +66,8 @@ func (n *Network) openTCP(r *tcp.ForwarderRequest) {
 }
 
 func (n *Network) refuseTCP(r *tcp.ForwarderRequest, dst netip.AddrPort, reason string) {
+	n.count.refusedTCP.Add(1) // before the guest can know
 	r.Complete(true)
-	n.count.refusedTCP.Add(1)
 	n.refused("tcp", dst.String(), reason)
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // bootingDeadline is short in the test of just this deadline. A good guest must make it too, on a busy machine.
-const bootingDeadline = 30 * time.Second
+const bootingDeadline = 20 * time.Second
 
 // TestSilentGuest boots a guest that never says hello.
 func TestSilentGuest(t *testing.T) {

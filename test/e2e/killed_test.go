@@ -41,7 +41,7 @@ func TestKilled(t *testing.T) {
 	})
 	s.run("GitLabRunner", func(t *testing.T) {
 		j := s.only(`murder:
-  timeout: 1 minute
+  timeout: 40 seconds
   script:
     - echo begun
     - sleep 2

@@ -26,11 +26,6 @@ clone:
     - echo "the secret is $WORD"
     - mkdir out && echo precious > out/made.txt
   artifacts: {paths: [out/]}
-use:
-  stage: test
-  needs: [clone]
-  variables: {GIT_STRATEGY: none}
-  script: [cat out/made.txt, id -un, nproc]
 exit3:
   stage: test
   needs: []
@@ -39,9 +34,11 @@ exit3:
   script: [echo about to fail, exit 3]
 look:
   stage: test
-  needs: []
+  needs: [clone]
   variables: {GIT_STRATEGY: none}
   script:
+    - cat out/made.txt
+    - id -un
     - set +eo pipefail
     - |
       probe() { if timeout 5 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null; then echo "open $1 $2"; else echo "shut $1 $2"; fi; }
@@ -106,10 +103,10 @@ func TestPipeline(t *testing.T) {
 	})
 	t.Run("ArtifactsBetweenJobs", func(t *testing.T) {
 		require.Len(t, s.job(p, "clone").Artifacts, 1)
-		require.Contains(t, trace("use"), "\nprecious\n")
-		require.NotEqual(t, s.row(s.job(p, "clone").ID).ID, s.row(s.job(p, "use").ID).ID)
+		require.Contains(t, trace("look"), "\nprecious\n")
+		require.NotEqual(t, s.row(s.job(p, "clone").ID).ID, s.row(s.job(p, "look").ID).ID)
 	})
-	t.Run("NotRoot", func(t *testing.T) { require.Contains(t, trace("use"), "\nci\n") })
+	t.Run("NotRoot", func(t *testing.T) { require.Contains(t, trace("look"), "\nci\n") })
 	t.Run("MaskedVariable", func(t *testing.T) {
 		require.Contains(t, trace("clone"), "the secret is [MASKED]")
 		require.NotContains(t, trace("clone"), word)

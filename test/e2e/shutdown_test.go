@@ -15,9 +15,9 @@ func TestShutdown(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, options{})
 
-	// The job that runs may finish; the one that waits for its slot is left to GitLab, and run after the next start.
+	// The job that runs may finish; the one that waits for its slot is left to GitLab, until the next start.
 	s.run("RunningJobMayFinish", func(t *testing.T) {
-		j := s.only(long)
+		j := s.only("short:\n  script: ['for i in $(seq 8); do echo second $i; sleep 1; done', echo finished]\n")
 		s.says(j.ID, "second 2")
 		waiting := s.only("waiting:\n  script: ['true']\n")
 		s.inState(firerunner.Queued)
@@ -31,7 +31,8 @@ func TestShutdown(t *testing.T) {
 		left, _ := s.gitlab.Job(waiting.ID)
 		require.Equal(t, gitlabtest.StatusPending, left.Status)
 		s.start()
-		s.succeeded(waiting.ID)
+		s.inState(firerunner.Booting) // for the one that waited
+		require.NoError(t, s.gitlab.CancelJob(waiting.ID))
 	})
 	// The second signal ends the job at once. GitLab hears of it: the job fails, and does not hang.
 	s.run("SecondSignal", func(t *testing.T) {

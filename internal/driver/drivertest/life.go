@@ -202,7 +202,7 @@ func (e *exercise) deadline() {
 	require.False(e, time.Now().Before(spec.Deadline), "it ended before its deadline")
 	listed, ok := e.listed(spec.ID)
 	require.True(e, ok)
-	require.False(e, listed.Alive)
+	require.False(e, listed.Alive, "it has said that it ended")
 	e.destroyed(spec.ID)
 }
 

@@ -56,7 +56,7 @@ func (d *Driver) List(ctx context.Context) ([]firerunner.MicroVM, error) {
 }
 
 // alive reports whether the microVM of a record runs, or is being made now. A shim that lives and does not
-// answer is believed to have its microVM.
+// answer is believed to have its microVM, unless it has written the last word on it: then it is about to end.
 func (d *Driver) alive(ctx context.Context, rec record) bool {
 	if rec.Phase == phaseDestroying {
 		return false
@@ -71,9 +71,24 @@ func (d *Driver) alive(ctx context.Context, rec record) bool {
 	defer cancel()
 	s, err := newShimClient(d.vms.socket(rec.ID), rec.UID).state(ctx)
 	if err != nil {
-		return running(rec)
+		return running(rec) && !d.vms.saidExited(rec.ID)
 	}
 	return s.Started && !s.Ended
+}
+
+// saidExited reports whether a shim has written how its microVM ended.
+func (f folder) saidExited(id string) bool {
+	file, err := f.open(id, reportsFile)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	exited := false
+	_ = reportlog.Read(file, 0, func(r firerunner.GuestReport) error {
+		exited = r.Kind == firerunner.ReportExited
+		return nil
+	})
+	return exited
 }
 
 // running reports whether a record's shim lives.

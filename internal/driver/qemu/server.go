@@ -92,11 +92,7 @@ func (h *holder) state() shimState {
 		s.Started, s.Console = true, h.machine.console.seen()
 	default:
 	}
-	select {
-	case <-h.ended:
-		s.Ended = true
-	default:
-	}
+	_, s.Ended = h.reports.Said() // who has read the last word is told nothing else
 	return s
 }
 
