@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -91,4 +92,20 @@ func (d *daemon) image(ctx context.Context, name string) (firerunner.Image, erro
 		return firerunner.Image{Name: "files", Kernel: vm.KernelImage, Initrd: vm.InitrdImage, RootFS: vm.RootFSImage}, nil
 	}
 	return d.images.Resolve(ctx, name)
+}
+
+// missingImages says for each profile's image why it cannot be booted; nothing if all can.
+func (d *daemon) missingImages(ctx context.Context) error {
+	var missing []error
+	seen := map[string]bool{}
+	for _, p := range d.cfg.ProfileList() {
+		if seen[p.Image] {
+			continue
+		}
+		seen[p.Image] = true
+		if _, err := d.image(ctx, p.Image); err != nil {
+			missing = append(missing, err)
+		}
+	}
+	return errors.Join(missing...)
 }

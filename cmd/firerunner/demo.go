@@ -84,6 +84,9 @@ func (a *app) demo(ctx context.Context, logFile string) (err error) {
 		return err
 	}
 	defer d.daemon.close()
+	if err := d.daemon.missingImages(ctx); err != nil {
+		return err
+	}
 	if err := d.daemon.start(ctx); err != nil {
 		return err
 	}

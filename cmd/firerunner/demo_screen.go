@@ -33,6 +33,13 @@ func (s *liveScreen) draw(table string) {
 	s.lines = lines
 }
 
+// below makes a terminal's next drawing begin below what was written meanwhile.
+func (s *liveScreen) below() {
+	if s.live {
+		s.lines = nil
+	}
+}
+
 // withoutTime cuts the last column, and how the others are padded, which change without anything happening.
 func withoutTime(line string) string {
 	fields := strings.Fields(line)

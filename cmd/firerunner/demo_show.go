@@ -20,20 +20,25 @@ const refresh = 250 * time.Millisecond
 func (d *demo) show(ctx context.Context) error {
 	var failed error
 	ended := make(chan struct{})
-	go func() { // ends with ctx at the latest
+	waiting, stop := context.WithCancel(ctx)
+	go func() {
 		defer close(ended)
-		_, failed = d.gitlab.WaitPipeline(ctx, d.pipeline)
+		_, failed = d.gitlab.WaitPipeline(waiting, d.pipeline)
 	}()
+	defer func() { stop(); <-ended }()
 	tick := time.NewTicker(refresh)
 	defer tick.Stop()
 	screen := liveScreen{to: d.out(), live: isTerminal(d.out())}
+	rejected := rejections{told: map[string]bool{}}
 	for {
 		screen.draw(d.table(ctx))
+		if err := rejected.tell(ctx, d, &screen); err != nil {
+			return err
+		}
 		select {
 		case <-tick.C:
 			continue
 		case <-ctx.Done():
-			<-ended
 			return firerunner.Errorf(firerunner.Unavailable, "the demo was interrupted: %w", context.Cause(ctx))
 		case <-ended:
 			if failed != nil {
@@ -50,6 +55,33 @@ func (d *demo) show(ctx context.Context) error {
 			d.say("  | %s\n", line)
 		}
 		d.say("  %s\n", d.timeline(ctx, j.ID))
+	}
+	return nil
+}
+
+// mostRejected is how many microVMs may fail before their jobs have begun. One may, on a busy machine, and another
+// takes its place; with so many there is something wrong that waiting does not mend.
+const mostRejected = 4
+
+// rejections is which of them were told.
+type rejections struct{ told map[string]bool }
+
+// tell says of each microVM that failed before it had a job why it did; an error once there are too many.
+func (x *rejections) tell(ctx context.Context, d *demo, screen *liveScreen) error {
+	runners, err := d.daemon.store.Runners(ctx, firerunner.RunnerQuery{Outcome: firerunner.Rejected})
+	if err != nil {
+		return nil // the next look shows it
+	}
+	for _, r := range runners {
+		if !x.told[r.ID] {
+			x.told[r.ID] = true
+			d.say("microVM %s failed and is replaced: %s\n", r.ID, r.Message)
+			screen.below()
+		}
+		if len(x.told) >= mostRejected {
+			return firerunner.Errorf(firerunner.Unavailable, "microVMs cannot be made here: %s", r.Message).
+				WithHint("firerunner doctor looks for the cause; firerunner demo --log demo.log writes down more")
+		}
 	}
 	return nil
 }

@@ -61,6 +61,9 @@ func (a *app) serve(ctx context.Context) error {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
+	if err := d.missingImages(ctx); err != nil { // it may be built while we serve
+		logger.Error("jobs will wait: an image cannot be booted", "error", err, "remedy", firerunner.HintOf(err))
+	}
 	logger.Info("serving", "webhook", d.webhookURL(), "metrics", d.metricsURL(), "version", buildVersion())
 	select {
 	case <-ctx.Done():
