@@ -41,3 +41,10 @@ type Driver interface {
 type Console interface {
 	Console(ctx context.Context, id string) (io.ReadCloser, error)
 }
+
+// HostProber is an extra ability of a driver that reaches its hosts over a network.
+type HostProber interface {
+	// ProbeHost asks one host for a sign of life. nil: it answers and takes work. Unavailable: it does not answer.
+	// Anything else: it answers and cannot take work, for this reason.
+	ProbeHost(ctx context.Context, host string) error
+}

@@ -17,6 +17,7 @@ const (
 	EventJobSeen    EventKind = "job.seen"        // first sight, or a new status: Message
 	EventJobRefused EventKind = "job.refused"     // it cannot be had; Reason and Message say why
 	EventReaped     EventKind = "vm.reaped"       // something without an owner was removed
+	EventHost       EventKind = "host"            // a host came, drains, is in trouble, was lost, is back: Message
 	EventDaemon     EventKind = "daemon"          // start, stop, adoption
 )
 

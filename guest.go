@@ -1,6 +1,9 @@
 package firerunner
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // GuestStart is what the host tells the guest once it has said hello: the way to GitLab and the credential that is
 // good for one runner. The channel adds the time and fresh randomness when it is sent.
@@ -53,3 +56,26 @@ const (
 	OrderFinish GuestOrder = "finish" // take no job any more; end when the one that runs is done
 	OrderStop   GuestOrder = "stop"   // end the job now, report it to GitLab, then end
 )
+
+// GuestDesk is where guests that call over a network are known. Drivers whose hosts have no channel into the guest
+// implement it; the guest endpoint asks it. All methods may be called at once from several goroutines. Errors carry a
+// Code, and nothing of them is told to a guest but that Code.
+type GuestDesk interface {
+	// Admit lets a guest in by its one-time token and uses the token up: it returns the start and a new session, once in
+	// the life of a microVM. Unauthorized: there is no such microVM, or that is not its token. Conflict: the token was
+	// used before, so this is a second boot of an old disk, and the guest must turn itself off. NotFound: the start was
+	// lost with an earlier daemon, and the guest must turn itself off.
+	Admit(ctx context.Context, id string, token Secret) (start GuestStart, session Secret, err error)
+	// Return lets a guest in again whose connection broke, and says the number of its last report that was recorded.
+	Return(ctx context.Context, id string, session Secret) (last int64, err error)
+	// Record makes a report of an admitted guest durable before it returns. A number that is not above the last one is
+	// known already: nil.
+	Record(ctx context.Context, id string, number int64, r GuestReport) error
+	// Alive notes a sign of life of an admitted guest.
+	Alive(id string)
+	// Print keeps what the guest sent of its console, capped, until Destroy.
+	Print(id string, text []byte)
+	// Orders returns the orders for a guest, one that nobody has taken yet included. The newest connection has them:
+	// the channel of an older one is closed.
+	Orders(id string) <-chan GuestOrder
+}

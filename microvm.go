@@ -10,6 +10,7 @@ type MicroVMSpec struct {
 	Size     Size
 	Image    Image
 	Network  NetworkPolicy
+	Address  GuestNetwork // a fixed address from the host's pool; zero: the driver or the host's network gives one
 	Start    GuestStart
 	Deadline time.Time // the microVM ends itself at this time, whoever else is dead
 }

@@ -8,7 +8,8 @@ type Profile struct {
 	Image   string   // name of the image
 	Default Size     // for jobs without a size tag
 	Limits  SizeLimits
-	Public  bool // its guests may reach public addresses
+	Public  bool     // its guests may reach public addresses
+	Hosts   []string // labels that a host must have, all of them; none: any host will do
 }
 
 // DefaultProfile is the name of the profile that is there even if the configuration has none.

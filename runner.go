@@ -2,6 +2,7 @@ package firerunner
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -40,6 +41,7 @@ const (
 	ReasonCredential    Reason = "credential"      // GitLab did not give a credential
 	ReasonVMExited      Reason = "vm_exited"       // the microVM ended without the guest's word
 	ReasonVMLost        Reason = "vm_lost"         // the driver no longer knows the microVM
+	ReasonHostLost      Reason = "host_lost"       // its host has been silent for too long
 	ReasonRunnerExited  Reason = "runner_exited"   // gitlab-runner ended in the guest without a result
 	ReasonGuestError    Reason = "guest_error"     // the guest said that it cannot work
 	ReasonJobCancelled  Reason = "job_cancelled"   // its job was cancelled in GitLab
@@ -60,14 +62,15 @@ type Runner struct {
 	Image     string // digest of the image it boots
 	State     State
 	Desired   Desired
-	Outcome   Outcome // empty while it lives
-	Reason    Reason  // why it ended, or why it is still queued
-	Message   string  // the reason in words
-	Host      string  // empty until Placed
-	GitLabID  int64   // id of its runner in GitLab; 0 = none exists as far as we know
-	JobID     int64   // the job that it really took; 0 = none yet
-	Report    int64   // sequence number of the last guest report that was applied
-	Version   int64   // rises with each save; a save under an older one is refused with Conflict
+	Outcome   Outcome    // empty while it lives
+	Reason    Reason     // why it ended, or why it is still queued
+	Message   string     // the reason in words
+	Host      string     // empty until Placed
+	Address   netip.Addr // from its host's pool, from Placed on; invalid: the host has none
+	GitLabID  int64      // id of its runner in GitLab; 0 = none exists as far as we know
+	JobID     int64      // the job that it really took; 0 = none yet
+	Report    int64      // sequence number of the last guest report that was applied
+	Version   int64      // rises with each save; a save under an older one is refused with Conflict
 	CreatedAt time.Time
 	MovedAt   time.Time // when it came into its state
 	Deadline  time.Time // when it must have left its state; zero = none
