@@ -16,6 +16,7 @@ run=(
 	qemu-utils       # qemu-img makes a microVM's disk on top of the image
 )
 test=(gcc libc6-dev)
+[ "$(id -u)" = 0 ] || run+=(uidmap) # mmdebstrap of a user who is not root makes a user namespace
 
 case ${1:-} in
 run) wanted=("${run[@]}") ;;
