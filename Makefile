@@ -7,6 +7,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# sudo cuts the PATH down; Go is still where its own instructions put it.
+export PATH := $(PATH):/usr/local/go/bin
+
 export FIRERUNNER_CACHE ?= $(if $(filter 0,$(shell id -u)),/var/cache/firerunner,$(HOME)/.cache/firerunner)
 # Images that make builds and tests boot; the installed daemon's own are in its state_dir.
 export FIRERUNNER_IMAGE_DIR ?= $(FIRERUNNER_CACHE)/images
