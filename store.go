@@ -33,10 +33,11 @@ type Reader interface {
 // Tx is a transaction: everything that a Reader can do, and the writes.
 type Tx interface {
 	Reader
-	// CreateRunner adds a runner; Conflict if its ID is taken.
+	// CreateRunner adds a runner; Conflict if its ID is taken, or its address by another live runner of its host.
 	CreateRunner(ctx context.Context, r Runner) error
 	// SaveRunner writes a runner that was read before. Conflict if it was saved by somebody else since (Version), if
-	// its state would fall, or if a written outcome would change. It raises r.Version.
+	// its state would fall, if a written outcome would change, or if its address is another live runner's on its host.
+	// It raises r.Version.
 	SaveRunner(ctx context.Context, r *Runner) error
 	// SaveJob merges a sight of a job into the one that is known (Job.Merge) and returns the result.
 	SaveJob(ctx context.Context, seen Job) (Job, error)
@@ -44,6 +45,8 @@ type Tx interface {
 	SaveProject(ctx context.Context, p Project) error
 	// SaveHost adds or replaces a host.
 	SaveHost(ctx context.Context, h Host) error
+	// RemoveHost removes a host; Conflict while a live runner is on it, NotFound where there is none.
+	RemoveHost(ctx context.Context, name string) error
 	// AddEvent appends to the log.
 	AddEvent(ctx context.Context, e Event) error
 	// TakeDelivery writes down the key of a webhook delivery; fresh = false if it was there already.

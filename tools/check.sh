@@ -20,11 +20,18 @@ lint() { "$(tools/tool.sh golangci-lint)" run ./...; }
 format() { "$(tools/tool.sh golangci-lint)" fmt --diff ./...; }
 tidy() { go mod tidy -diff && (cd tools && go mod tidy -diff); }
 # The tests of the root package compare the import graph and the drawings in docs with the code.
-generated() { go test -count=1 -run '^(TestImports|TestLifecycleDocument)$' . && queries; }
+generated() { go test -count=1 -run '^(TestImports|TestLifecycleDocument)$' . && queries && protos; }
 # sqlc has a long build; where no query has changed since it ran, its input's sum says so.
 queries() {
 	tools/generate.sh sum | diff -u tools/sqlc.sum - || {
 		echo "the queries have changed: make generate" >&2
+		return 1
+	}
+}
+# The tools that make code of .proto files need building too.
+protos() {
+	tools/generate.sh sum-proto | diff -u tools/proto.sum - || {
+		echo "the .proto files or their code have changed: make generate" >&2
 		return 1
 	}
 }

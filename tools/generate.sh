@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes every generated file again.
 #
-#   generate.sh        all of them
-#   generate.sh sum    print the sum of sqlc's input and output, which check compares
+#   generate.sh             all of them
+#   generate.sh sum         print the sum of sqlc's input and output, which check compares
+#   generate.sh sum-proto   print the sum of the .proto files and what was made of them, which check compares too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 queries=internal/store/sqlite
+protos=proto/flintlock
 
 # The names and contents of everything that sqlc reads and writes, and sqlc's version.
 sum() {
@@ -17,12 +19,27 @@ sum() {
 	)
 }
 
-if [ "${1:-}" = sum ]; then
-	sum
-	exit
-fi
+# The names and contents of the .proto files and of the code that was made of them, and the versions that made it.
+sum_proto() {
+	(
+		grep -o -E '(bufbuild/protocompile|golang.org/protobuf|cmd/protoc-gen-go-grpc) v[^ ]*' tools/go.mod
+		cd "$protos"
+		find . -type f \( -name '*.proto' -o -name '*.pb.go' \) | LC_ALL=C sort | xargs sha256sum
+	)
+}
+
+case "${1:-}" in
+sum) sum && exit ;;
+sum-proto) sum_proto && exit ;;
+esac
 if [ -e "$queries/sqlc.yaml" ]; then
 	(sqlc=$(tools/tool.sh sqlc) && cd "$queries" && "$sqlc" generate)
 	sum >tools/sqlc.sum
+fi
+if [ "$(sum_proto)" != "$(cat tools/proto.sum 2>/dev/null)" ]; then
+	plugins=(-plugin "$(tools/tool.sh protoc-gen-go)" -plugin "$(tools/tool.sh protoc-gen-go-grpc)")
+	(cd "$protos" && find . -name '*.proto' -printf '%P\n' | LC_ALL=C sort) |
+		xargs go run -C tools ./protobuf -root "$PWD/$protos" "${plugins[@]}"
+	sum_proto >tools/proto.sum
 fi
 UPDATE=1 go test -count=1 -run '^(TestImports|TestLifecycleDocument)$' .

@@ -27,14 +27,15 @@ ORDER BY id DESC LIMIT @most;
 
 -- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: RunnerUpdate :execrows
 UPDATE runners SET project_id = @project_id, tags = @tags, profile = @profile, vcpus = @vcpus,
     memory_mib = @memory_mib, disk_mib = @disk_mib, image = @image, state = @state, desired = @desired,
     outcome = @outcome, reason = @reason, message = @message, host = @host, gitlab_id = @gitlab_id, job_id = @job_id,
-    report = @report, version = version + 1, created_at = @created_at, moved_at = @moved_at, deadline = @deadline
+    report = @report, version = version + 1, created_at = @created_at, moved_at = @moved_at, deadline = @deadline,
+    address = @address
 WHERE id = @id AND version = @version;
 
 -- name: Job :one
@@ -84,9 +85,17 @@ ON CONFLICT (id) DO UPDATE SET
 SELECT * FROM hosts ORDER BY name;
 
 -- name: HostUpsert :exec
-INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits,
+    gateway, dns, seen_at, trouble, lost)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
-    slots = excluded.slots, draining = excluded.draining;
+    slots = excluded.slots, draining = excluded.draining, labels = excluded.labels,
+    address_first = excluded.address_first, address_last = excluded.address_last, address_bits = excluded.address_bits,
+    gateway = excluded.gateway, dns = excluded.dns, seen_at = excluded.seen_at, trouble = excluded.trouble,
+    lost = excluded.lost;
+
+-- name: HostDelete :execrows
+DELETE FROM hosts WHERE name = ?;
 
 -- name: EventInsert :one
 INSERT INTO events (at, kind, runner_id, job_id, project_id, from_state, to_state, took, actor, reason, message)
@@ -108,3 +117,39 @@ INSERT INTO deliveries (key, at) VALUES (?, ?) ON CONFLICT (key) DO NOTHING;
 
 -- name: DeliveriesPurge :exec
 DELETE FROM deliveries WHERE key IN (SELECT d.key FROM deliveries AS d WHERE d.at < @before ORDER BY d.at LIMIT @most);
+
+-- name: VM :one
+SELECT * FROM vms WHERE id = ?;
+
+-- name: VMsOf :many
+SELECT * FROM vms WHERE driver = ? ORDER BY id;
+
+-- What a guest did is never taken back by what its driver knows: see firerunner.Ledger.
+-- name: VMUpsert :exec
+INSERT INTO vms (id, driver, host, ref, token, session, used_at, number, seq, exited, bytes, dropped, created_at,
+    deadline)
+VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?)
+ON CONFLICT (id) DO UPDATE SET driver = excluded.driver, host = excluded.host, ref = excluded.ref,
+    token = excluded.token, created_at = excluded.created_at, deadline = excluded.deadline,
+    session = CASE WHEN used_at <> 0 THEN session ELSE excluded.session END,
+    used_at = CASE WHEN used_at <> 0 THEN used_at ELSE excluded.used_at END;
+
+-- name: VMUseToken :execrows
+UPDATE vms SET session = @session, used_at = @used_at WHERE id = @id AND used_at = 0;
+
+-- name: VMReported :execrows
+UPDATE vms SET seq = @seq, number = @number, exited = @exited, bytes = @bytes, dropped = @dropped
+WHERE id = @id;
+
+-- name: VMDelete :exec
+DELETE FROM vms WHERE id = ?;
+
+-- name: ReportInsert :exec
+INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: ReportsAfter :many
+SELECT * FROM vm_reports WHERE vm_id = ? AND seq > @after ORDER BY seq;
+
+-- name: ReportsDelete :exec
+DELETE FROM vm_reports WHERE vm_id = ?;

@@ -73,6 +73,7 @@ func runnerFromRow(r sqlc.Runner) firerunner.Runner {
 		CreatedAt: fromMicros(r.CreatedAt),
 		MovedAt:   fromMicros(r.MovedAt),
 		Deadline:  fromMicros(r.Deadline),
+		Address:   fromAddr(r.Address),
 	}
 }
 
@@ -99,6 +100,7 @@ func rowFromRunner(r firerunner.Runner) sqlc.Runner {
 		CreatedAt: micros(r.CreatedAt),
 		MovedAt:   micros(r.MovedAt),
 		Deadline:  micros(r.Deadline),
+		Address:   addr(r.Address),
 	}
 }
 
@@ -108,7 +110,7 @@ func updateFromRow(r sqlc.Runner) sqlc.RunnerUpdateParams {
 		VCPUs: r.VCPUs, MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB, Image: r.Image,
 		State: r.State, Desired: r.Desired, Outcome: r.Outcome, Reason: r.Reason, Message: r.Message,
 		Host: r.Host, GitLabID: r.GitLabID, JobID: r.JobID, Report: r.Report, Version: r.Version,
-		CreatedAt: r.CreatedAt, MovedAt: r.MovedAt, Deadline: r.Deadline,
+		CreatedAt: r.CreatedAt, MovedAt: r.MovedAt, Deadline: r.Deadline, Address: r.Address,
 	}
 }
 
@@ -199,13 +201,6 @@ func insertFromEvent(e firerunner.Event) sqlc.EventInsertParams {
 		Actor:     e.Actor,
 		Reason:    string(e.Reason),
 		Message:   e.Message,
-	}
-}
-
-func hostFromRow(r sqlc.Host) firerunner.Host {
-	return firerunner.Host{
-		Name: r.Name, Driver: r.Driver, VCPUs: int(r.VCPUs), MemoryMiB: int(r.MemoryMiB), Slots: int(r.Slots),
-		Draining: r.Draining != 0,
 	}
 }
 

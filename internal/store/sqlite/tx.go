@@ -163,11 +163,24 @@ func (t *tx) SaveHost(ctx context.Context, h firerunner.Host) error {
 	if err != nil {
 		return err
 	}
-	err = t.q.HostUpsert(ctx, sqlc.HostUpsertParams{
-		Name: h.Name, Driver: h.Driver, VCPUs: int64(h.VCPUs), MemoryMiB: int64(h.MemoryMiB), Slots: int64(h.Slots),
-		Draining: bit(h.Draining),
-	})
+	err = t.q.HostUpsert(ctx, sqlc.HostUpsertParams(rowFromHost(h)))
 	return wrap(err, "save host %q", h.Name)
+}
+
+// RemoveHost implements firerunner.Tx. The database's own trigger keeps a host that has live runners.
+func (t *tx) RemoveHost(ctx context.Context, name string) error {
+	ctx, err := t.within(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := t.q.HostDelete(ctx, name)
+	if err != nil {
+		return wrap(err, "remove host %q", name)
+	}
+	if n == 0 {
+		return firerunner.Errorf(firerunner.NotFound, "remove host %q: there is no such host", name)
+	}
+	return nil
 }
 
 // AddEvent implements firerunner.Tx.

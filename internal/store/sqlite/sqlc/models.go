@@ -20,12 +20,21 @@ type Event struct {
 }
 
 type Host struct {
-	Name      string
-	Driver    string
-	VCPUs     int64
-	MemoryMiB int64
-	Slots     int64
-	Draining  int64
+	Name         string
+	Driver       string
+	VCPUs        int64
+	MemoryMiB    int64
+	Slots        int64
+	Draining     int64
+	Labels       string
+	AddressFirst string
+	AddressLast  string
+	AddressBits  int64
+	Gateway      string
+	DNS          string
+	SeenAt       int64
+	Trouble      string
+	Lost         int64
 }
 
 type Job struct {
@@ -84,4 +93,34 @@ type Runner struct {
 	CreatedAt int64
 	MovedAt   int64
 	Deadline  int64
+	Address   string
+}
+
+type VM struct {
+	ID        string
+	Driver    string
+	Host      string
+	Ref       string
+	Token     []byte
+	Session   []byte
+	UsedAt    int64
+	Number    int64
+	Seq       int64
+	Exited    int64
+	Bytes     int64
+	Dropped   int64
+	CreatedAt int64
+	Deadline  int64
+}
+
+type VMReport struct {
+	VMID     string
+	Seq      int64
+	At       int64
+	Kind     string
+	JobID    int64
+	Success  int64
+	Failure  string
+	ExitCode int64
+	Message  string
 }

@@ -216,19 +216,45 @@ func (q *Queries) EventsOfRunner(ctx context.Context, arg EventsOfRunnerParams) 
 	return items, nil
 }
 
+const hostDelete = `-- name: HostDelete :execrows
+DELETE FROM hosts WHERE name = ?
+`
+
+func (q *Queries) HostDelete(ctx context.Context, name string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, hostDelete, name)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 const hostUpsert = `-- name: HostUpsert :exec
-INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits,
+    gateway, dns, seen_at, trouble, lost)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
-    slots = excluded.slots, draining = excluded.draining
+    slots = excluded.slots, draining = excluded.draining, labels = excluded.labels,
+    address_first = excluded.address_first, address_last = excluded.address_last, address_bits = excluded.address_bits,
+    gateway = excluded.gateway, dns = excluded.dns, seen_at = excluded.seen_at, trouble = excluded.trouble,
+    lost = excluded.lost
 `
 
 type HostUpsertParams struct {
-	Name      string
-	Driver    string
-	VCPUs     int64
-	MemoryMiB int64
-	Slots     int64
-	Draining  int64
+	Name         string
+	Driver       string
+	VCPUs        int64
+	MemoryMiB    int64
+	Slots        int64
+	Draining     int64
+	Labels       string
+	AddressFirst string
+	AddressLast  string
+	AddressBits  int64
+	Gateway      string
+	DNS          string
+	SeenAt       int64
+	Trouble      string
+	Lost         int64
 }
 
 func (q *Queries) HostUpsert(ctx context.Context, arg HostUpsertParams) error {
@@ -239,12 +265,21 @@ func (q *Queries) HostUpsert(ctx context.Context, arg HostUpsertParams) error {
 		arg.MemoryMiB,
 		arg.Slots,
 		arg.Draining,
+		arg.Labels,
+		arg.AddressFirst,
+		arg.AddressLast,
+		arg.AddressBits,
+		arg.Gateway,
+		arg.DNS,
+		arg.SeenAt,
+		arg.Trouble,
+		arg.Lost,
 	)
 	return err
 }
 
 const hosts = `-- name: Hosts :many
-SELECT name, driver, vcpus, memory_mib, slots, draining FROM hosts ORDER BY name
+SELECT name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits, gateway, dns, seen_at, trouble, lost FROM hosts ORDER BY name
 `
 
 func (q *Queries) Hosts(ctx context.Context) ([]Host, error) {
@@ -263,6 +298,15 @@ func (q *Queries) Hosts(ctx context.Context) ([]Host, error) {
 			&i.MemoryMiB,
 			&i.Slots,
 			&i.Draining,
+			&i.Labels,
+			&i.AddressFirst,
+			&i.AddressLast,
+			&i.AddressBits,
+			&i.Gateway,
+			&i.DNS,
+			&i.SeenAt,
+			&i.Trouble,
+			&i.Lost,
 		); err != nil {
 			return nil, err
 		}
@@ -675,9 +719,92 @@ func (q *Queries) ProjectsSince(ctx context.Context, seenAt int64) ([]Project, e
 	return items, nil
 }
 
+const reportInsert = `-- name: ReportInsert :exec
+INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+`
+
+type ReportInsertParams struct {
+	VMID     string
+	Seq      int64
+	At       int64
+	Kind     string
+	JobID    int64
+	Success  int64
+	Failure  string
+	ExitCode int64
+	Message  string
+}
+
+func (q *Queries) ReportInsert(ctx context.Context, arg ReportInsertParams) error {
+	_, err := q.db.ExecContext(ctx, reportInsert,
+		arg.VMID,
+		arg.Seq,
+		arg.At,
+		arg.Kind,
+		arg.JobID,
+		arg.Success,
+		arg.Failure,
+		arg.ExitCode,
+		arg.Message,
+	)
+	return err
+}
+
+const reportsAfter = `-- name: ReportsAfter :many
+SELECT vm_id, seq, at, kind, job_id, success, failure, exit_code, message FROM vm_reports WHERE vm_id = ? AND seq > ? ORDER BY seq
+`
+
+type ReportsAfterParams struct {
+	VMID  string
+	After int64
+}
+
+func (q *Queries) ReportsAfter(ctx context.Context, arg ReportsAfterParams) ([]VMReport, error) {
+	rows, err := q.db.QueryContext(ctx, reportsAfter, arg.VMID, arg.After)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []VMReport
+	for rows.Next() {
+		var i VMReport
+		if err := rows.Scan(
+			&i.VMID,
+			&i.Seq,
+			&i.At,
+			&i.Kind,
+			&i.JobID,
+			&i.Success,
+			&i.Failure,
+			&i.ExitCode,
+			&i.Message,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const reportsDelete = `-- name: ReportsDelete :exec
+DELETE FROM vm_reports WHERE vm_id = ?
+`
+
+func (q *Queries) ReportsDelete(ctx context.Context, vmID string) error {
+	_, err := q.db.ExecContext(ctx, reportsDelete, vmID)
+	return err
+}
+
 const runner = `-- name: Runner :one
 
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners WHERE id = ?
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE id = ?
 `
 
 // Each list has one query per way in (an index), and what is left of the question is filtered in Go (filter.go): so
@@ -709,14 +836,15 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 		&i.CreatedAt,
 		&i.MovedAt,
 		&i.Deadline,
+		&i.Address,
 	)
 	return i, err
 }
 
 const runnerInsert = `-- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 `
 
 type RunnerInsertParams struct {
@@ -741,6 +869,7 @@ type RunnerInsertParams struct {
 	CreatedAt int64
 	MovedAt   int64
 	Deadline  int64
+	Address   string
 }
 
 func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) error {
@@ -766,6 +895,7 @@ func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) erro
 		arg.CreatedAt,
 		arg.MovedAt,
 		arg.Deadline,
+		arg.Address,
 	)
 	return err
 }
@@ -774,8 +904,9 @@ const runnerUpdate = `-- name: RunnerUpdate :execrows
 UPDATE runners SET project_id = ?1, tags = ?2, profile = ?3, vcpus = ?4,
     memory_mib = ?5, disk_mib = ?6, image = ?7, state = ?8, desired = ?9,
     outcome = ?10, reason = ?11, message = ?12, host = ?13, gitlab_id = ?14, job_id = ?15,
-    report = ?16, version = version + 1, created_at = ?17, moved_at = ?18, deadline = ?19
-WHERE id = ?20 AND version = ?21
+    report = ?16, version = version + 1, created_at = ?17, moved_at = ?18, deadline = ?19,
+    address = ?20
+WHERE id = ?21 AND version = ?22
 `
 
 type RunnerUpdateParams struct {
@@ -798,6 +929,7 @@ type RunnerUpdateParams struct {
 	CreatedAt int64
 	MovedAt   int64
 	Deadline  int64
+	Address   string
 	ID        string
 	Version   int64
 }
@@ -823,6 +955,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 		arg.CreatedAt,
 		arg.MovedAt,
 		arg.Deadline,
+		arg.Address,
 		arg.ID,
 		arg.Version,
 	)
@@ -833,7 +966,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 }
 
 const runnersByGitLabID = `-- name: RunnersByGitLabID :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id
 `
 
 func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runner, error) {
@@ -867,6 +1000,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 			&i.CreatedAt,
 			&i.MovedAt,
 			&i.Deadline,
+			&i.Address,
 		); err != nil {
 			return nil, err
 		}
@@ -882,7 +1016,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 }
 
 const runnersLatest = `-- name: RunnersLatest :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners
 WHERE (CAST(?1 AS INTEGER) <> 0 OR (project_id = ?2 AND tags = ?3))
   AND (CAST(?4 AS INTEGER) <> 0 OR outcome = ?5)
   AND (CAST(?6 AS TEXT) = '[]' OR state IN (SELECT value FROM json_each(CAST(?6 AS TEXT))))
@@ -938,6 +1072,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 			&i.CreatedAt,
 			&i.MovedAt,
 			&i.Deadline,
+			&i.Address,
 		); err != nil {
 			return nil, err
 		}
@@ -953,7 +1088,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 }
 
 const runnersLive = `-- name: RunnersLive :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id
 `
 
 func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
@@ -987,6 +1122,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 			&i.CreatedAt,
 			&i.MovedAt,
 			&i.Deadline,
+			&i.Address,
 		); err != nil {
 			return nil, err
 		}
@@ -1002,7 +1138,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 }
 
 const runnersLiveOf = `-- name: RunnersLiveOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id
 `
 
 type RunnersLiveOfParams struct {
@@ -1041,6 +1177,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 			&i.CreatedAt,
 			&i.MovedAt,
 			&i.Deadline,
+			&i.Address,
 		); err != nil {
 			return nil, err
 		}
@@ -1056,7 +1193,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 }
 
 const runnersSince = `-- name: RunnersSince :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline FROM runners WHERE created_at >= ? ORDER BY created_at
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE created_at >= ? ORDER BY created_at
 `
 
 func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, error) {
@@ -1089,6 +1226,169 @@ func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, 
 			&i.Version,
 			&i.CreatedAt,
 			&i.MovedAt,
+			&i.Deadline,
+			&i.Address,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const vM = `-- name: VM :one
+SELECT id, driver, host, ref, token, session, used_at, number, seq, exited, bytes, dropped, created_at, deadline FROM vms WHERE id = ?
+`
+
+func (q *Queries) VM(ctx context.Context, id string) (VM, error) {
+	row := q.db.QueryRowContext(ctx, vM, id)
+	var i VM
+	err := row.Scan(
+		&i.ID,
+		&i.Driver,
+		&i.Host,
+		&i.Ref,
+		&i.Token,
+		&i.Session,
+		&i.UsedAt,
+		&i.Number,
+		&i.Seq,
+		&i.Exited,
+		&i.Bytes,
+		&i.Dropped,
+		&i.CreatedAt,
+		&i.Deadline,
+	)
+	return i, err
+}
+
+const vMDelete = `-- name: VMDelete :exec
+DELETE FROM vms WHERE id = ?
+`
+
+func (q *Queries) VMDelete(ctx context.Context, id string) error {
+	_, err := q.db.ExecContext(ctx, vMDelete, id)
+	return err
+}
+
+const vMReported = `-- name: VMReported :execrows
+UPDATE vms SET seq = ?1, number = ?2, exited = ?3, bytes = ?4, dropped = ?5
+WHERE id = ?6
+`
+
+type VMReportedParams struct {
+	Seq     int64
+	Number  int64
+	Exited  int64
+	Bytes   int64
+	Dropped int64
+	ID      string
+}
+
+func (q *Queries) VMReported(ctx context.Context, arg VMReportedParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, vMReported,
+		arg.Seq,
+		arg.Number,
+		arg.Exited,
+		arg.Bytes,
+		arg.Dropped,
+		arg.ID,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const vMUpsert = `-- name: VMUpsert :exec
+INSERT INTO vms (id, driver, host, ref, token, session, used_at, number, seq, exited, bytes, dropped, created_at,
+    deadline)
+VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?)
+ON CONFLICT (id) DO UPDATE SET driver = excluded.driver, host = excluded.host, ref = excluded.ref,
+    token = excluded.token, created_at = excluded.created_at, deadline = excluded.deadline,
+    session = CASE WHEN used_at <> 0 THEN session ELSE excluded.session END,
+    used_at = CASE WHEN used_at <> 0 THEN used_at ELSE excluded.used_at END
+`
+
+type VMUpsertParams struct {
+	ID        string
+	Driver    string
+	Host      string
+	Ref       string
+	Token     []byte
+	Session   []byte
+	UsedAt    int64
+	CreatedAt int64
+	Deadline  int64
+}
+
+// What a guest did is never taken back by what its driver knows: see firerunner.Ledger.
+func (q *Queries) VMUpsert(ctx context.Context, arg VMUpsertParams) error {
+	_, err := q.db.ExecContext(ctx, vMUpsert,
+		arg.ID,
+		arg.Driver,
+		arg.Host,
+		arg.Ref,
+		arg.Token,
+		arg.Session,
+		arg.UsedAt,
+		arg.CreatedAt,
+		arg.Deadline,
+	)
+	return err
+}
+
+const vMUseToken = `-- name: VMUseToken :execrows
+UPDATE vms SET session = ?1, used_at = ?2 WHERE id = ?3 AND used_at = 0
+`
+
+type VMUseTokenParams struct {
+	Session []byte
+	UsedAt  int64
+	ID      string
+}
+
+func (q *Queries) VMUseToken(ctx context.Context, arg VMUseTokenParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, vMUseToken, arg.Session, arg.UsedAt, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+const vMsOf = `-- name: VMsOf :many
+SELECT id, driver, host, ref, token, session, used_at, number, seq, exited, bytes, dropped, created_at, deadline FROM vms WHERE driver = ? ORDER BY id
+`
+
+func (q *Queries) VMsOf(ctx context.Context, driver string) ([]VM, error) {
+	rows, err := q.db.QueryContext(ctx, vMsOf, driver)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []VM
+	for rows.Next() {
+		var i VM
+		if err := rows.Scan(
+			&i.ID,
+			&i.Driver,
+			&i.Host,
+			&i.Ref,
+			&i.Token,
+			&i.Session,
+			&i.UsedAt,
+			&i.Number,
+			&i.Seq,
+			&i.Exited,
+			&i.Bytes,
+			&i.Dropped,
+			&i.CreatedAt,
 			&i.Deadline,
 		); err != nil {
 			return nil, err
