@@ -36,6 +36,26 @@ func (m model) clone() model {
 	}
 }
 
+// addressTaken reports whether another live runner of the same host has the runner's address.
+func (m model) addressTaken(r firerunner.Runner) bool {
+	for id, other := range m.runners {
+		if id != r.ID && r.Live() && other.Live() && r.Address.IsValid() && r.Address == other.Address && r.Host == other.Host {
+			return true
+		}
+	}
+	return false
+}
+
+// carries reports whether a live runner is on the host.
+func (m model) carries(host string) bool {
+	for _, r := range m.runners {
+		if r.Host == host && r.Live() {
+			return true
+		}
+	}
+	return false
+}
+
 func orNil[T any](s []T) []T {
 	if len(s) == 0 {
 		return nil

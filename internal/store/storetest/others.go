@@ -12,21 +12,6 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-func (s *suite) hostsOK() {
-	save := func(h firerunner.Host) {
-		s.update(func(ctx context.Context, tx firerunner.Tx) error { return tx.SaveHost(ctx, h) })
-	}
-	b := firerunner.Host{Name: "b", Driver: "qemu", VCPUs: 8, MemoryMiB: 1 << 20, Slots: 3}
-	a := firerunner.Host{Name: "a", Driver: "fake", Slots: 1, Draining: true}
-	save(b)
-	save(a)
-	b.Draining, b.VCPUs = true, 4
-	save(b)
-	got, err := s.Store.Hosts(s.ctx())
-	require.NoError(s, err)
-	require.Equal(s, []firerunner.Host{a, b}, got)
-}
-
 func (s *suite) projectsOK() {
 	at := func(minute int) time.Time { return noon().Add(time.Duration(minute) * time.Minute) }
 	for _, p := range []firerunner.Project{

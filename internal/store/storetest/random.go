@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -65,11 +66,11 @@ func randomUpdate(t *rapid.T, store firerunner.Store, known *model) {
 // randomOperation does one thing on both. It returns the error of one that had to be refused, and was.
 func randomOperation(t *rapid.T, tx firerunner.Tx, m *model) error {
 	ctx := context.Background()
-	switch rapid.SampledFrom([]string{"create", "save", "save", "save", "job", "job", "project", "host", "event", "delivery", "step"}).Draw(t, "operation") {
+	switch rapid.SampledFrom([]string{"create", "save", "save", "save", "job", "job", "project", "host", "host removed", "event", "delivery", "step"}).Draw(t, "operation") {
 	case "create":
 		r := drawRunner(t)
 		err := tx.CreateRunner(ctx, r)
-		if _, taken := m.runners[r.ID]; taken {
+		if _, taken := m.runners[r.ID]; taken || m.addressTaken(r) {
 			require.Equal(t, firerunner.Conflict, firerunner.CodeOf(err))
 			return err
 		}
@@ -95,9 +96,22 @@ func randomOperation(t *rapid.T, tx firerunner.Tx, m *model) error {
 		}
 		m.projects[p.ID] = p
 	case "host":
-		h := firerunner.Host{Name: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "host"), Slots: rapid.IntRange(0, 9).Draw(t, "slots"), Draining: rapid.Bool().Draw(t, "draining")}
+		h := firerunner.Host{Name: drawHost(t), Lost: rapid.Bool().Draw(t, "lost"), Slots: rapid.IntRange(0, 9).Draw(t, "slots"), Draining: rapid.Bool().Draw(t, "draining")}
 		require.NoError(t, tx.SaveHost(ctx, h))
 		m.hosts[h.Name] = h
+	case "host removed":
+		name := drawHost(t)
+		err := tx.RemoveHost(ctx, name)
+		if _, there := m.hosts[name]; !there {
+			require.Equal(t, firerunner.NotFound, firerunner.CodeOf(err))
+			return err
+		}
+		if m.carries(name) {
+			require.Equal(t, firerunner.Conflict, firerunner.CodeOf(err))
+			return err
+		}
+		require.NoError(t, err)
+		delete(m.hosts, name)
 	case "event":
 		e := drawEvent(t)
 		require.NoError(t, tx.AddEvent(ctx, e))
@@ -140,7 +154,7 @@ func randomSave(t *rapid.T, tx firerunner.Tx, m *model) error {
 	case !there:
 		require.Equal(t, firerunner.NotFound, firerunner.CodeOf(err))
 		return err
-	case version != old.Version, r.State < old.State, old.Outcome != "" && r.Outcome != old.Outcome,
+	case version != old.Version, m.addressTaken(r), r.State < old.State, old.Outcome != "" && r.Outcome != old.Outcome,
 		old.Desired == firerunner.Unwanted && r.Desired != firerunner.Unwanted:
 		require.Equal(t, firerunner.Conflict, firerunner.CodeOf(err))
 		require.Equal(t, version, r.Version)
@@ -174,9 +188,13 @@ func drawRunner(t *rapid.T) firerunner.Runner {
 		Desired:  rapid.SampledFrom([]firerunner.Desired{firerunner.Wanted, firerunner.Unwanted}).Draw(t, "desired"),
 		Outcome:  rapid.SampledFrom([]firerunner.Outcome{"", firerunner.Failed, firerunner.Rejected}).Draw(t, "outcome"),
 		Message:  rapid.String().Draw(t, "message"),
+		Host:     drawHost(t),
+		Address:  rapid.SampledFrom([]netip.Addr{{}, {}, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}).Draw(t, "address"),
 		GitLabID: rapid.Int64Range(0, 3).Draw(t, "gitlab"), CreatedAt: drawTime(t), Deadline: drawTime(t),
 	}
 }
+
+func drawHost(t *rapid.T) string { return rapid.SampledFrom([]string{"a", "b"}).Draw(t, "host") }
 
 func drawJob(t *rapid.T) firerunner.Job {
 	d := drawDemand(t)

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,7 +15,7 @@ func fullRunner() firerunner.Runner {
 		ID: "runner1", Demand: firerunner.Demand{ProjectID: 1 << 40, Tags: firerunner.NewTagSet("b", "a", awkward)},
 		Profile: "default", Size: firerunner.Size{VCPUs: 2, MemoryMiB: 4096, DiskMiB: 10240}, Image: "sha256:abc",
 		State: firerunner.Running, Desired: firerunner.Unwanted, Outcome: firerunner.Failed, Reason: firerunner.ReasonVMExited,
-		Message: awkward, Host: "host", GitLabID: 7, JobID: 1 << 50, Report: 9,
+		Message: awkward, Host: "host", Address: netip.MustParseAddr("10.1.2.3"), GitLabID: 7, JobID: 1 << 50, Report: 9,
 		CreatedAt: noon(), MovedAt: noon().Add(time.Second), Deadline: noon().Add(time.Hour),
 	}
 }

@@ -1,0 +1,62 @@
+package sqlite
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/store/sqlite/sqlc"
+)
+
+func hostFromRow(r sqlc.Host) firerunner.Host {
+	return firerunner.Host{
+		Name: r.Name, Driver: r.Driver, VCPUs: int(r.VCPUs), MemoryMiB: int(r.MemoryMiB), Slots: int(r.Slots),
+		Draining: r.Draining != 0,
+		Labels:   fromList(r.Labels),
+		Addresses: firerunner.AddressPool{
+			First: fromAddr(r.AddressFirst), Last: fromAddr(r.AddressLast), Bits: int(r.AddressBits),
+			Gateway: fromAddr(r.Gateway), DNS: fromAddr(r.DNS),
+		},
+		SeenAt: fromMicros(r.SeenAt), Trouble: r.Trouble, Lost: r.Lost != 0,
+	}
+}
+
+func rowFromHost(h firerunner.Host) sqlc.Host {
+	return sqlc.Host{
+		Name: h.Name, Driver: h.Driver, VCPUs: int64(h.VCPUs), MemoryMiB: int64(h.MemoryMiB), Slots: int64(h.Slots),
+		Draining:     bit(h.Draining),
+		Labels:       list(h.Labels, func(label string) string { return label }),
+		AddressFirst: addr(h.Addresses.First),
+		AddressLast:  addr(h.Addresses.Last),
+		AddressBits:  int64(h.Addresses.Bits),
+		Gateway:      addr(h.Addresses.Gateway),
+		DNS:          addr(h.Addresses.DNS),
+		SeenAt:       micros(h.SeenAt),
+		Trouble:      h.Trouble,
+		Lost:         bit(h.Lost),
+	}
+}
+
+// addr is an address as the tables hold it: in its one canonical form, so that the index on it means what it says.
+func addr(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.Unmap().String()
+}
+
+// fromAddr is the inverse of addr.
+func fromAddr(text string) netip.Addr {
+	a, _ := netip.ParseAddr(text) // written by addr, or empty
+	return a
+}
+
+// fromList is the inverse of list, for texts; nil for none.
+func fromList(text string) []string {
+	var values []string
+	_ = json.Unmarshal([]byte(text), &values) // written by list
+	if len(values) == 0 {
+		return nil
+	}
+	return values
+}
