@@ -1,0 +1,299 @@
+package flintlocktest
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Marks of removed files in a layer.
+// Source: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
+const (
+	whiteout       = ".wh."
+	opaqueWhiteout = ".wh..wh..opq"
+)
+
+const maxSymlinks = 40
+
+// tree is the file system of an image while its layers are laid on top of each other, the lowest first. Layers are
+// foreign bytes: all work is within one os.Root, links are followed as they would be with the tree as /, and size and
+// number of files are bounded. Devices are left out: the guest's kernel makes its own.
+type tree struct {
+	root      *os.Root
+	bytes     int64
+	files     int
+	modes     map[string]fs.FileMode // of folders; set at the end, because one may be closed even to its owner
+	inLayer   map[string]bool        // what the layer at hand has put there
+	privilege bool                   // whether owners can be set
+}
+
+func openTree(dir string, maxBytes int64, maxFiles int) (*tree, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &tree{root: root, bytes: maxBytes, files: maxFiles, modes: map[string]fs.FileMode{}, privilege: os.Geteuid() == 0}, nil
+}
+
+// apply lays one layer on top.
+func (t *tree) apply(layer io.Reader) error {
+	t.inLayer = map[string]bool{}
+	in := tar.NewReader(layer)
+	for {
+		head, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading a layer: %w", err)
+		}
+		if t.files--; t.files < 0 {
+			return errors.New("the image has too many files")
+		}
+		if err := t.entry(head, in); err != nil {
+			return fmt.Errorf("%s: %w", head.Name, err)
+		}
+	}
+}
+
+func (t *tree) entry(head *tar.Header, content io.Reader) error {
+	at := path.Clean("/" + head.Name)[1:]
+	if at == "" {
+		return nil // the root keeps its mode
+	}
+	parent, err := t.walk(path.Dir(at), true)
+	if err != nil {
+		return err
+	}
+	base := path.Base(at)
+	switch {
+	case base == opaqueWhiteout:
+		return t.hideBelow(parent)
+	case strings.HasPrefix(base, whiteout):
+		hidden := path.Join(parent, strings.TrimPrefix(base, whiteout))
+		if path.Dir(hidden) != path.Clean(parent) || t.inLayer[hidden] {
+			return nil // ".wh..." and what is newer than the mark
+		}
+		return t.root.RemoveAll(hidden)
+	}
+	at = path.Join(parent, base)
+	for dir := at; dir != "."; dir = path.Dir(dir) {
+		t.inLayer[dir] = true
+	}
+	if err := t.clear(at, head.Typeflag == tar.TypeDir); err != nil {
+		return err
+	}
+	return t.put(at, head, content)
+}
+
+// clear removes what is in the way: everything, except a folder that stays a folder.
+func (t *tree) clear(at string, isDir bool) error {
+	info, err := t.root.Lstat(at)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case isDir && info.IsDir():
+		return nil
+	}
+	delete(t.modes, at)
+	return t.root.RemoveAll(at)
+}
+
+func (t *tree) put(at string, head *tar.Header, content io.Reader) error {
+	mode := head.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
+	switch head.Typeflag {
+	case tar.TypeDir:
+		if err := t.root.Mkdir(at, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		t.modes[at] = mode
+		return t.own(at, head)
+	case tar.TypeReg:
+		return t.putFile(at, head, mode, content)
+	case tar.TypeSymlink:
+		if err := t.root.Symlink(head.Linkname, at); err != nil {
+			return err
+		}
+		return t.own(at, head)
+	case tar.TypeLink:
+		target, err := t.walk(path.Dir(path.Clean("/" + head.Linkname)[1:]), false)
+		if err != nil {
+			return err
+		}
+		return t.root.Link(path.Join(target, path.Base(head.Linkname)), at)
+	}
+	return nil // devices and pipes
+}
+
+func (t *tree) putFile(at string, head *tar.Header, mode fs.FileMode, content io.Reader) error {
+	if t.bytes -= head.Size; head.Size < 0 || t.bytes < 0 {
+		return errors.New("the image is too large")
+	}
+	f, err := t.root.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = t.own(at, head)
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.root.Chmod(at, mode); err != nil { // after chown, which takes set-user-ID away
+		return err
+	}
+	t.capability(at, head)
+	return t.root.Chtimes(at, head.ModTime, head.ModTime)
+}
+
+func (t *tree) own(at string, head *tar.Header) error {
+	if !t.privilege {
+		return nil
+	}
+	return t.root.Lchown(at, head.Uid, head.Gid)
+}
+
+// capability keeps what lets a program such as ping do more than its user may. It is lost where this file system or
+// this user cannot have it.
+func (t *tree) capability(at string, head *tar.Header) {
+	const attribute = "security.capability"
+	value, ok := head.PAXRecords["SCHILY.xattr."+attribute]
+	if !ok {
+		return
+	}
+	if f, err := t.root.Open(at); err == nil {
+		_ = unix.Fsetxattr(int(f.Fd()), attribute, []byte(value), 0)
+		f.Close()
+	}
+}
+
+// hideBelow removes what lower layers have put into a folder.
+func (t *tree) hideBelow(dir string) error {
+	entries, err := fs.ReadDir(t.root.FS(), path.Clean(dir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		at := path.Join(dir, e.Name())
+		switch {
+		case !t.inLayer[at]:
+			err = t.root.RemoveAll(at)
+		case e.IsDir():
+			err = t.hideBelow(at)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish gives the folders their modes.
+func (t *tree) finish() error {
+	for at, mode := range t.modes {
+		info, err := t.root.Lstat(at)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+			continue // a higher layer has removed it
+		}
+		if !t.privilege {
+			mode |= 0o700 // or else it cannot be read again
+		}
+		if err == nil {
+			err = t.root.Chmod(at, mode)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+// walk finds the folder that a path leads to, following links as if the tree were /. With create it makes what is
+// missing.
+func (t *tree) walk(name string, create bool) (string, error) {
+	at, links := ".", 0
+	for rest := strings.Split(name, "/"); len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			at = path.Dir(at)
+			continue
+		}
+		next := path.Join(at, part)
+		info, err := t.root.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) && create {
+			if err := t.root.Mkdir(next, 0o755); err != nil {
+				return "", err
+			}
+			t.inLayer[next] = true
+			at = next
+			continue
+		}
+		switch {
+		case err != nil:
+			return "", err
+		case info.IsDir():
+			at = next
+		case info.Mode()&fs.ModeSymlink != 0:
+			if links++; links > maxSymlinks {
+				return "", errors.New("too many levels of links")
+			}
+			target, err := t.root.Readlink(next)
+			if err != nil {
+				return "", err
+			}
+			if path.IsAbs(target) {
+				at = "."
+			}
+			rest = append(strings.Split(target, "/"), rest...)
+		default:
+			return "", fmt.Errorf("%s is not a folder", next)
+		}
+	}
+	return at, nil
+}
+
+// file finds a regular file, following links as if the tree were /.
+func (t *tree) file(name string) (string, error) {
+	for range maxSymlinks {
+		dir, err := t.walk(path.Dir(path.Clean("/" + name)[1:]), false)
+		if err != nil {
+			return "", err
+		}
+		at := path.Join(dir, path.Base(path.Clean("/"+name)))
+		info, err := t.root.Lstat(at)
+		switch {
+		case err != nil:
+			return "", err
+		case info.Mode().IsRegular():
+			return at, nil
+		case info.Mode()&fs.ModeSymlink == 0:
+			return "", errors.New("not a regular file")
+		}
+		target, err := t.root.Readlink(at)
+		if err != nil {
+			return "", err
+		}
+		if !path.IsAbs(target) {
+			target = path.Join(dir, target)
+		}
+		name = target
+	}
+	return "", errors.New("too many levels of links")
+}
