@@ -35,7 +35,18 @@ type Image struct {
 	Runner    string // the version of gitlab-runner in it
 	Agent     string // the version of the guest agent in it
 	BuiltAt   time.Time
-	SizeBytes int64 // on disk
+	SizeBytes int64    // on disk
+	OCI       OCIImage // the same for hosts that pull it from a registry; zero: there is none
+}
+
+// OCIImage says where hosts pull an image from. References name registry, repository and digest, so that what boots is
+// what was tested: registry.example.com/firerunner/kernel:6.1@sha256:...
+type OCIImage struct {
+	Kernel     string // reference
+	KernelFile string // path of the kernel in it, such as boot/vmlinux
+	Initrd     string // reference; empty: the kernel mounts the root disk itself
+	InitrdFile string // path in it
+	RootFS     string // reference of a plain container image
 }
 
 // NetworkPolicy is what a guest may reach. The zero value is nothing at all.
