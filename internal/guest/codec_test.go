@@ -32,6 +32,10 @@ func TestDecodeFromGuestOK(t *testing.T) {
 			`{"v":1,"kind":"runner_exited","exit_code":-1,"message":"ended by SIGKILL","job":7}`,
 			FromGuest{Kind: firerunner.ReportRunnerExited, ExitCode: -1, Message: "ended by SIGKILL"},
 		},
+		{`{"v":1,"kind":"attach","id":"vm-1","token":"t"}`, FromGuest{Kind: GuestAttach, ID: "vm-1", Token: "t"}},
+		{`{"v":1,"kind":"attach","id":"vm-1","session":"s"}`, FromGuest{Kind: GuestAttach, ID: "vm-1", Session: "s"}},
+		{`{"v":1,"kind":"alive","token":"t"}`, FromGuest{Kind: GuestAlive}},
+		{`{"v":1,"kind":"console","console":"AAE="}`, FromGuest{Kind: GuestConsole, Console: []byte{0, 1}}},
 		{`{"v":1,"kind":"error","message":"no disk"}`, FromGuest{Kind: firerunner.ReportError, Message: "no disk"}},
 	} {
 		got, err := DecodeFromGuest([]byte(tc.line))
@@ -56,6 +60,13 @@ func TestDecodeFromGuestErrInvalid(t *testing.T) {
 		{`{"v":1,"kind":"job_done","job":1,"exit_code":4294967296}`, "exit code"},
 		{`{"v":1,"kind":"job_done","job":1,"failure":"<script>"}`, "failure reason"},
 		{`{"v":1,"kind":"hello","agent":"` + strings.Repeat("9", 200) + `"}`, "hello"},
+		{`{"v":1,"kind":"attach","id":"vm-1"}`, "attach"},
+		{`{"v":1,"kind":"attach","id":"vm-1","token":"t","session":"s"}`, "attach"},
+		{`{"v":1,"kind":"attach","id":"../x","token":"t"}`, "attach"},
+		{`{"v":1,"kind":"attach","id":"-x","token":"t"}`, "attach"},
+		{`{"v":1,"kind":"attach","id":"x","token":"a b"}`, "attach"},
+		{`{"v":1,"kind":"attach","id":"x","token":"` + strings.Repeat("t", 300) + `"}`, "attach"},
+		{`{"v":1,"kind":"console","console":"` + strings.Repeat("AAAA", MaxConsole/3+1) + `"}`, "too much"},
 		{`{"v":1,"kind":"notice","message":"` + strings.Repeat("m", MaxGuestLine) + `"}`, "too long"},
 	} {
 		_, err := DecodeFromGuest([]byte(tc.line))
@@ -92,6 +103,9 @@ func TestFromHostRoundTripOK(t *testing.T) {
 		{Kind: HostOrder, Order: firerunner.OrderFinish},
 		{Kind: HostOrder, Order: firerunner.OrderStop},
 		{Kind: HostStart, At: time.Unix(1795465437, 0), Entropy: []byte("0123456789"), Start: testStart()},
+		{Kind: HostStart, At: time.Unix(1795465437, 0), Entropy: []byte("0123456789"), Start: testStart(), Session: "s"},
+		{Kind: HostResume, At: time.Unix(1795465437, 0), Number: 3},
+		{Kind: HostRefused, Code: firerunner.Conflict},
 	} {
 		line, err := EncodeFromHost(sent)
 		require.NoError(t, err)
@@ -109,6 +123,8 @@ func TestDecodeFromHostErrInvalid(t *testing.T) {
 		``, `{}`, `{"v":1}`, `{"v":1,"kind":"reboot"}`, `{"v":1,"kind":"order","order":"kill"}`, `{"v":1,"kind":"time"}`,
 		`{"v":1,"kind":"start","unix_ns":1}`, `{"v":1,"kind":"start","start":{}}`, `{"v":1,"kind":"time","unix_ns":-1}`,
 		`{"v":1,"kind":"start","unix_ns":1,"start":{"wait_timeout_s":-1}}`,
+		`{"v":1,"kind":"start","unix_ns":1,"start":{},"session":"a b"}`, `{"v":1,"kind":"resume","n":1}`, `{"v":1,"kind":"resume","unix_ns":1,"n":-1}`,
+		`{"v":1,"kind":"refused"}`, `{"v":1,"kind":"refused","code":"<"}`,
 	} {
 		_, err := DecodeFromHost([]byte(line))
 		require.Error(t, err, line)
@@ -161,13 +177,15 @@ func TestLinesOK(t *testing.T) {
 func FuzzDecodeFromGuest(f *testing.F) {
 	f.Add([]byte(`{"v":1,"n":4,"kind":"job_done","job":5,"failure":"script_failure","exit_code":3}`))
 	f.Add([]byte(`{"v":1,"kind":"notice","message":"\u202e\ud800"}`))
+	f.Add([]byte(`{"v":1,"kind":"attach","id":"vm-1","token":"t"}`))
+	f.Add([]byte(`{"v":1,"kind":"console","console":"AAE="}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		m, err := DecodeFromGuest(line)
 		if err != nil {
 			require.LessOrEqual(t, len(err.Error()), 200)
 			return
 		}
-		for _, text := range []string{m.Agent, m.Kernel, m.BootID, m.Failure, m.Message, string(m.Kind)} {
+		for _, text := range []string{m.Agent, m.Kernel, m.BootID, m.Failure, m.Message, string(m.Kind), m.ID, m.Token.Reveal(), m.Session.Reveal()} {
 			require.LessOrEqual(t, len(text), MaxMessage)
 			require.True(t, utf8.ValidString(text))
 			require.NotContains(t, text, "\n")
@@ -186,6 +204,9 @@ func FuzzDecodeFromHost(f *testing.F) {
 	f.Add([]byte(`{"v":1,"kind":"order","order":"stop"}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		m, err := DecodeFromHost(line)
+		if err == nil && m.Kind == HostRefused {
+			require.NotEmpty(t, m.Code)
+		}
 		if err == nil && m.Kind == HostOrder {
 			require.Contains(t, []firerunner.GuestOrder{firerunner.OrderFinish, firerunner.OrderStop}, m.Order)
 		}

@@ -9,6 +9,13 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
+// The messages of a guest that are no reports. They have no number and are not acknowledged by one.
+const (
+	GuestAttach  firerunner.ReportKind = "attach"  // the first line over a network: ID, and Token or Session
+	GuestAlive   firerunner.ReportKind = "alive"   // a sign of life; the host answers with what it has recorded
+	GuestConsole firerunner.ReportKind = "console" // the end of the agent's console: Console
+)
+
 // FromGuest is one message from a guest to the host.
 type FromGuest struct {
 	Number   int64 // 1, 2, 3, ... in the order of sending; the host acknowledges by it
@@ -21,9 +28,19 @@ type FromGuest struct {
 	Failure  string // job_done: gitlab-runner's failure_reason
 	ExitCode int    // job_done: of the script; runner_exited: of gitlab-runner
 	Message  string // notice, error, runner_exited
+
+	ID      string            // attach: which microVM
+	Token   firerunner.Secret // attach: the one-time token, the first time
+	Session firerunner.Secret // attach: what start gave for it, from then on
+	Console []byte            // console: anything
 }
 
-// guestWire is how a FromGuest looks on the wire.
+// report reports whether it is one, and no message about the channel itself.
+func (m FromGuest) report() bool {
+	return m.Kind != GuestAttach && m.Kind != GuestAlive && m.Kind != GuestConsole
+}
+
+// guestWire is how a FromGuest looks on the wire. Token and Session are plain strings here and nowhere else.
 type guestWire struct {
 	V        int    `json:"v"`
 	N        int64  `json:"n"`
@@ -36,14 +53,19 @@ type guestWire struct {
 	Failure  string `json:"failure,omitempty"`
 	ExitCode int64  `json:"exit_code,omitempty"`
 	Message  string `json:"message,omitempty"`
+	ID       string `json:"id,omitempty"`
+	Token    string `json:"token,omitempty"`
+	Session  string `json:"session,omitempty"`
+	Console  []byte `json:"console,omitempty"`
 }
 
-// EncodeFromGuest makes a line of it, newline included.
+// EncodeFromGuest makes a line of it, newline included. Of an attach it reveals the token and the session: the line
+// goes to the host and nowhere else.
 func EncodeFromGuest(m FromGuest) ([]byte, error) {
 	line, err := json.Marshal(guestWire{
 		V: version, N: m.Number, Kind: string(m.Kind), Agent: m.Agent, BootID: m.BootID, Kernel: m.Kernel,
 		Job: m.JobID, Success: m.Success, Failure: m.Failure, ExitCode: int64(m.ExitCode),
-		Message: Text(m.Message, MaxMessage),
+		Message: Text(m.Message, MaxMessage), ID: m.ID, Token: m.Token.Reveal(), Session: m.Session.Reveal(), Console: m.Console,
 	})
 	if err != nil {
 		return nil, firerunner.Errorf(firerunner.Internal, "encode guest message: %w", err)
@@ -99,6 +121,16 @@ func DecodeFromGuest(line []byte) (FromGuest, error) {
 		m.Message = Text(w.Message, MaxMessage)
 	case firerunner.ReportRunnerExited:
 		m.ExitCode, m.Message = int(w.ExitCode), Text(w.Message, MaxMessage)
+	case GuestAttach:
+		m.ID, m.Token, m.Session = w.ID, firerunner.Secret(w.Token), firerunner.Secret(w.Session)
+		if !name(w.ID) || !credential(w.Token) || !credential(w.Session) || (w.Token == "") == (w.Session == "") {
+			return FromGuest{}, errors.New("attach without a name and either a token or a session")
+		}
+	case GuestAlive:
+	case GuestConsole:
+		if m.Console = w.Console; len(m.Console) > MaxConsole {
+			return FromGuest{}, errors.New("too much console at once")
+		}
 	default:
 		return FromGuest{}, fmt.Errorf("unknown kind %q", Text(w.Kind, 32))
 	}

@@ -20,16 +20,27 @@ const (
 	HostOrder HostKind = "order" // Order
 	HostTime  HostKind = "time"  // the host's clock: At
 	HostAck   HostKind = "ack"   // the host has recorded every message up to Number
+
+	// Over a network only. Start carries a Session there.
+	HostResume  HostKind = "resume"  // the answer to attach with a session: At, and Number as in ack
+	HostRefused HostKind = "refused" // the guest is not wanted: Code
 )
 
 // FromHost is one message from the host to a guest.
 type FromHost struct {
 	Kind    HostKind
-	At      time.Time             // start, time
+	At      time.Time             // start, time, resume
 	Entropy []byte                // start: fresh randomness, to be mixed in before anything else
 	Start   firerunner.GuestStart // start
 	Order   firerunner.GuestOrder // order
-	Number  int64                 // ack
+	Number  int64                 // ack, resume
+	Session firerunner.Secret     // start, over a network: what to attach with from now on
+	Code    firerunner.Code       // refused
+}
+
+// Final reports whether a refusal with this code is for good: the guest turns itself off. Others may pass.
+func Final(code firerunner.Code) bool {
+	return code == firerunner.Conflict || code == firerunner.NotFound || code == firerunner.Unauthorized
 }
 
 type hostWire struct {
@@ -40,6 +51,8 @@ type hostWire struct {
 	Start   *startWire `json:"start,omitempty"`
 	Order   string     `json:"order,omitempty"`
 	N       int64      `json:"n,omitempty"`
+	Session string     `json:"session,omitempty"`
+	Code    string     `json:"code,omitempty"`
 }
 
 // startWire is GuestStart on the wire. Token is a plain string here and nowhere else.
@@ -63,15 +76,16 @@ type networkWire struct {
 	MTU     int    `json:"mtu,omitempty"`
 }
 
-// EncodeFromHost makes a line of it, newline included. Of a start it reveals the token: the line goes to the
-// guest and nowhere else.
+// EncodeFromHost makes a line of it, newline included. Of a start it reveals the token and the session: the line
+// goes to the guest and nowhere else.
 func EncodeFromHost(m FromHost) ([]byte, error) {
-	w := hostWire{V: version, Kind: m.Kind, Entropy: m.Entropy, Order: string(m.Order), N: m.Number}
+	w := hostWire{V: version, Kind: m.Kind, Entropy: m.Entropy, Order: string(m.Order), N: m.Number, Code: string(m.Code)}
 	if !m.At.IsZero() {
 		w.UnixNS = m.At.UnixNano()
 	}
 	if m.Kind == HostStart {
 		s := m.Start
+		w.Session = m.Session.Reveal()
 		w.Start = &startWire{
 			URL: s.GitLabURL, Token: s.Token.Reveal(), CA: s.CA, Name: s.Name, MachineID: s.MachineID,
 			Hostname: s.Hostname, Network: networkWire(s.Network), OutputKiB: s.OutputKiB,
@@ -116,6 +130,14 @@ func DecodeFromHost(line []byte) (FromHost, error) {
 		}
 	case HostAck:
 		m.Number = w.N
+	case HostResume:
+		if m.Number = w.N; w.N < 0 || m.At.IsZero() {
+			return FromHost{}, errors.New("resume without its content")
+		}
+	case HostRefused:
+		if m.Code = firerunner.Code(w.Code); w.Code == "" || !word(w.Code, 32) {
+			return FromHost{}, errors.New("refused with an odd code")
+		}
 	case HostOrder:
 		m.Order = firerunner.GuestOrder(w.Order)
 		if m.Order != firerunner.OrderFinish && m.Order != firerunner.OrderStop {
@@ -128,7 +150,10 @@ func DecodeFromHost(line []byte) (FromHost, error) {
 		if w.Start.WaitTimeout < 0 || w.Start.WaitTimeout > math.MaxInt32 || w.Start.OutputKiB < 0 {
 			return FromHost{}, errors.New("start with a number out of range")
 		}
-		m.Entropy = w.Entropy
+		if !credential(w.Session) {
+			return FromHost{}, errors.New("start with an odd session")
+		}
+		m.Entropy, m.Session = w.Entropy, firerunner.Secret(w.Session)
 		m.Start = firerunner.GuestStart{
 			GitLabURL: w.Start.URL, Token: firerunner.Secret(w.Start.Token), CA: w.Start.CA, Name: w.Start.Name,
 			MachineID: w.Start.MachineID, Hostname: w.Start.Hostname, Network: firerunner.GuestNetwork(w.Start.Network),

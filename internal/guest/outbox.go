@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -21,13 +22,31 @@ type outbox struct {
 	stop    bool
 	clock   func() time.Time
 	acked   int64
-	unsent  bool // acked has not been sent
+	unsent  bool   // acked has not been sent
+	bye     []byte // the encoded refusal; nothing is sent after it
+	over    bool
 }
+
+// errRefused is why drain ends once it has sent a refusal.
+var errRefused = errors.New("the guest was refused")
 
 func newOutbox() *outbox {
 	o := &outbox{wake: make(chan struct{}, 1), ping: true}
 	o.wake <- struct{}{}
 	return o
+}
+
+// newOutboxOf makes one whose first line is the answer to an attach.
+func newOutboxOf(answer []byte) *outbox {
+	o := &outbox{wake: make(chan struct{}, 1), started: answer}
+	o.wake <- struct{}{}
+	return o
+}
+
+func (o *outbox) refuse(code firerunner.Code) {
+	if line, err := EncodeFromHost(FromHost{Kind: HostRefused, Code: code}); err == nil {
+		o.change(func() { o.bye = line })
+	}
 }
 
 func (o *outbox) change(f func()) {
@@ -51,6 +70,11 @@ func (o *outbox) start(m FromHost) error {
 
 func (o *outbox) ack(number int64) {
 	o.change(func() { o.acked, o.unsent = number, true })
+}
+
+// again sends the last acknowledgement once more: the answer to a sign of life.
+func (o *outbox) again() {
+	o.change(func() { o.unsent = true })
 }
 
 func (o *outbox) tell(clock func() time.Time) {
@@ -81,6 +105,11 @@ func (o *outbox) next() ([]byte, error) {
 		line := o.started
 		o.started = nil
 		return line, nil
+	case o.over:
+		return nil, errRefused
+	case o.bye != nil:
+		o.over = true
+		return o.bye, nil
 	case o.stop:
 		o.stop, o.finish = false, false // the greater order says it all
 		return EncodeFromHost(FromHost{Kind: HostOrder, Order: firerunner.OrderStop})

@@ -145,6 +145,10 @@ func (s *session) read(ctx context.Context, r io.Reader) error {
 
 // take passes on one message and answers it.
 func (s *session) take(m FromGuest) error {
+	if !m.report() {
+		s.passed++ // of no use here, where the host sees the console and the end by itself; it counts all the same
+		return nil
+	}
 	if m.Kind == firerunner.ReportHello {
 		if s.greeted {
 			s.pass(firerunner.GuestReport{
@@ -162,21 +166,26 @@ func (s *session) take(m FromGuest) error {
 		if err := s.out.start(FromHost{Kind: HostStart, At: s.now(), Entropy: entropy, Start: s.start}); err != nil {
 			return err
 		}
-		s.pass(firerunner.GuestReport{
-			Kind:    firerunner.ReportHello,
-			Message: fmt.Sprintf("agent %s, kernel %s", m.Agent, m.Kernel),
-		})
+		s.pass(reportOf(m))
 		s.out.ack(m.Number)
 		return nil
 	}
-	if m.Kind == firerunner.ReportStarted && m.BootID != "" {
-		m.Message = "boot " + m.BootID
-	}
-	s.pass(firerunner.GuestReport{
-		Kind: m.Kind, JobID: m.JobID, Success: m.Success, Failure: m.Failure, ExitCode: m.ExitCode, Message: m.Message,
-	})
+	s.pass(reportOf(m))
 	s.out.ack(m.Number)
 	return nil
+}
+
+// reportOf makes a report of a message, without the time and Seq.
+func reportOf(m FromGuest) firerunner.GuestReport {
+	switch {
+	case m.Kind == firerunner.ReportHello:
+		m.Message = fmt.Sprintf("agent %s, kernel %s", m.Agent, m.Kernel)
+	case m.Kind == firerunner.ReportStarted && m.BootID != "":
+		m.Message = "boot " + m.BootID
+	}
+	return firerunner.GuestReport{
+		Kind: m.Kind, JobID: m.JobID, Success: m.Success, Failure: m.Failure, ExitCode: m.ExitCode, Message: m.Message,
+	}
 }
 
 func (s *session) complain(cause error) {

@@ -217,3 +217,16 @@ func TestServeErrRandomness(t *testing.T) {
 	err := (&Host{Rand: strings.NewReader("short")}).Serve(t.Context(), conn, testStart(), func(firerunner.GuestReport) {}, nil)
 	require.Equal(t, firerunner.Internal, firerunner.CodeOf(err))
 }
+
+// What belongs to the channel over a network is no report here.
+func TestServeIgnoresNetworkMessages(t *testing.T) {
+	s := serve(t, &Host{})
+	s.expect(t, HostPing)
+	s.send(t, `{"v":1,"kind":"attach","id":"vm-1","token":"t"}`)
+	s.send(t, `{"v":1,"kind":"alive"}`)
+	s.send(t, `{"v":1,"kind":"console","console":"AAE="}`)
+	s.send(t, helloLine)
+	require.Equal(t, firerunner.ReportHello, (<-s.reports).Kind)
+	s.cancel()
+	require.ErrorIs(t, <-s.done, context.Canceled)
+}

@@ -54,3 +54,18 @@ func word(s string, limit int) bool {
 	}
 	return true
 }
+
+// name reports whether s can be the name of a microVM: 1 to 64 letters, digits, and . _ - within.
+func name(s string) bool {
+	return s != "" && s[0] != '.' && s[0] != '-' && len(s) <= maxID && word(s, maxID) && !strings.ContainsAny(s, "+~:()/ ")
+}
+
+// credential reports whether s can be a token or a session, or none: printable ASCII without spaces.
+func credential(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return len(s) <= maxSecret
+}
