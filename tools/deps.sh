@@ -2,14 +2,13 @@
 # Installs the Debian packages that are missing, and only those:
 #
 #   deps.sh run     what microVMs and the image need
-#   deps.sh test    what the tests need besides: a C compiler for the race detector, namespaces and rules for the firewall
+#   deps.sh test    what the tests need besides: e2fsck, and a C compiler for the race detector, namespaces and rules for the firewall
 #
 # Where all of them are there, it does not touch the network and needs no rights.
 set -euo pipefail
 
 run=(
 	ca-certificates  # to reach GitLab and the mirrors
-	e2fsprogs        # mkfs.ext4 -d makes the root file system
 	git              # the demo serves a repository
 	mmdebstrap       # makes the guest's Debian
 	qemu-system-x86  # runs the microVMs

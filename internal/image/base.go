@@ -84,7 +84,7 @@ func readBase(dir string) (*base, error) {
 
 // makeBase lets mmdebstrap make the system, and fetch the kernel's package on the way with the same package lists.
 func (r *run) makeBase(ctx context.Context, dir, key, sources string) error {
-	for _, tool := range []string{"mmdebstrap", "apt-get", "dpkg-deb", "mkfs.ext4", "tar"} {
+	for _, tool := range []string{"mmdebstrap", "apt-get", "dpkg-deb", "tar"} {
 		if _, err := look(tool); err != nil {
 			return err
 		}

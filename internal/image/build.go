@@ -29,7 +29,7 @@ type Builder struct {
 }
 
 // imageVersion is raised when an image is made in another way from the same base, agent and gitlab-runner.
-const imageVersion = 3
+const imageVersion = 4
 
 // cmdline is what our guests' kernels are told: not to test its ciphers at each boot (0.3 s of processor time under
 // emulation), and not to clear memory as it hands it out (0.25 s): a guest's memory comes cleared from its host, and
@@ -88,7 +88,7 @@ func (r *run) build(ctx context.Context) (firerunner.Image, error) {
 		return firerunner.Image{}, err
 	}
 	m.BaseKey, m.KernelVersion, m.Packages = base.Key, base.KernelVersion, base.Packages
-	m.BuildKey = keyOf(imageVersion, base.Digest, m.AgentSHA256, m.RunnerSHA256, r.recipe.DiskMiB, r.recipe.Sudo)
+	m.BuildKey = keyOf(imageVersion, base.Digest, m.AgentSHA256, m.RunnerSHA256, r.recipe.DiskMiB, r.recipe.Sudo, r.recipe.SSHD)
 	if found, err := r.existing(ctx, m.BuildKey); err != nil || found.Digest != "" {
 		return found, err
 	}

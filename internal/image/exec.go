@@ -29,8 +29,8 @@ type Exec func(ctx context.Context, c Command) error
 
 // tools says which Debian package has which program.
 var tools = map[string]string{
-	"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "tar": "tar", "dpkg-deb": "dpkg", "apt-get": "apt",
-	"unshare": "util-linux", "newuidmap": "uidmap", "xz": "xz-utils",
+	"mmdebstrap": "mmdebstrap", "tar": "tar", "dpkg-deb": "dpkg", "apt-get": "apt",
+	"newuidmap": "uidmap", "xz": "xz-utils",
 }
 
 // toolPath is where tools are looked for: a user's PATH often lacks the sbin directories.
@@ -130,14 +130,5 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 
 // quote makes one word of s for the shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-// asRoot is how a command is run that needs to own files of several users: as it is for root; in a user
-// namespace of its own for everybody else, where it only seems to be root.
-func asRoot(args ...string) []string {
-	if os.Geteuid() == 0 {
-		return args
-	}
-	return append([]string{"unshare", "--map-auto", "--map-root-user", "--"}, args...)
-}
 
 var errNoPackages = fmt.Errorf("the base has no list of packages")

@@ -50,23 +50,32 @@ func scratch(ctx context.Context, dir string) (path string, remove func(), err e
 		return "", nil, firerunner.Errorf(firerunner.Unavailable, "make the image directory: %w", err)
 	}
 	sweep(dir)
-	path, err = os.MkdirTemp(dir, "build-")
-	if err != nil {
-		return "", nil, firerunner.Errorf(firerunner.Unavailable, "make a build directory: %w", err)
+	for {
+		path, err = os.MkdirTemp(dir, "build-")
+		if err != nil {
+			return "", nil, firerunner.Errorf(firerunner.Unavailable, "make a build directory: %w", err)
+		}
+		unlock, err := lock(ctx, path+".lock")
+		if err != nil {
+			return "", nil, err
+		}
+		// Another's sweep may have had our lock file before we had its lock, and have taken us for dead.
+		_, lockErr := os.Stat(path + ".lock")
+		if err = errors.Join(lockErr, os.Chmod(path, 0o755)); errors.Is(err, os.ErrNotExist) {
+			_ = os.RemoveAll(path)
+			unlock()
+			continue
+		}
+		if err != nil {
+			unlock()
+			return "", nil, firerunner.Errorf(firerunner.Unavailable, "make a build directory: %w", err)
+		}
+		return path, func() {
+			_ = os.RemoveAll(path)
+			_ = os.Remove(path + ".lock")
+			unlock()
+		}, nil
 	}
-	unlock, err := lock(ctx, path+".lock")
-	if err != nil {
-		return "", nil, err
-	}
-	if err := os.Chmod(path, 0o755); err != nil {
-		unlock()
-		return "", nil, firerunner.Errorf(firerunner.Unavailable, "make a build directory: %w", err)
-	}
-	return path, func() {
-		_ = os.RemoveAll(path)
-		_ = os.Remove(path + ".lock")
-		unlock()
-	}, nil
 }
 
 // sweep removes the directories of dead builders. One that was made a moment ago, and whose lock is not there

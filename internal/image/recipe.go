@@ -21,7 +21,8 @@ type Recipe struct {
 	// DiskMiB is the free space in the root file system itself: 256. A microVM whose driver gives it a larger disk
 	// has more: the guest agent grows the file system to its disk when it boots.
 	DiskMiB int  `json:"disk_mib"`
-	Sudo    bool `json:"sudo"` // jobs may become root inside their microVM
+	Sudo    bool `json:"sudo"`           // jobs may become root inside their microVM
+	SSHD    bool `json:"sshd,omitempty"` // with openssh-server, and with the system's own init
 
 	RunnerPath   string `json:"-"`                       // a gitlab-runner binary on this machine, or
 	RunnerURL    string `json:"runner_url,omitempty"`    // where to download it, and
@@ -73,6 +74,9 @@ func (r Recipe) complete() (Recipe, error) {
 	all := append(slices.Clone(needed), r.Packages...)
 	if r.Sudo {
 		all = append(all, "sudo")
+	}
+	if r.SSHD {
+		all = append(all, "openssh-server")
 	}
 	for _, p := range append(all, r.Kernel) {
 		if !packages.MatchString(p) {
