@@ -20,9 +20,8 @@ const (
 // The guest's subnet. It exists only between the guest and this process, so it may overlap with anything.
 func subnet() netip.Prefix      { return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 42, 0, 0}), 24) }
 func gatewayAddr() netip.Addr   { return netip.AddrFrom4([4]byte{10, 42, 0, 1}) }
-func guestAddr() netip.Addr     { return netip.AddrFrom4([4]byte{10, 42, 0, 2}) }
+func defaultGuest() netip.Addr  { return netip.AddrFrom4([4]byte{10, 42, 0, 2}) }
 func broadcastAddr() netip.Addr { return netip.AddrFrom4([4]byte{10, 42, 0, 255}) }
-func guestPrefix() netip.Prefix { return netip.PrefixFrom(guestAddr(), subnet().Bits()) }
 
 // Locally administered addresses, the same for every microVM (see Guest).
 func gatewayMAC() tcpip.LinkAddress { return "\x52\x54\x00\x42\x00\x01" }

@@ -21,7 +21,7 @@ func (n *Network) admit(frame []byte) (deliver bool, reply []byte) {
 	case header.IPv4ProtocolNumber:
 		return eth.DestinationAddress() == gatewayMAC() && n.admitIPv4(frame[header.EthernetMinimumSize:]), nil
 	case header.ARPProtocolNumber:
-		return false, answerARP(frame[header.EthernetMinimumSize:])
+		return false, n.answerARP(frame[header.EthernetMinimumSize:])
 	}
 	return false, nil // IPv6, VLANs and the rest are not offered; an ordinary guest tries IPv6, so it is no news
 }
@@ -33,11 +33,11 @@ func (n *Network) admitIPv4(packet []byte) bool {
 		return false
 	}
 	src, dst := fromStack(ip.SourceAddress()), fromStack(ip.DestinationAddress())
-	if src != guestAddr() {
+	if src != n.cfg.Guest {
 		n.count.spoofed.Add(1)
 		return false
 	}
-	if dst == guestAddr() || dst == broadcastAddr() || dst.IsLoopback() || dst.IsUnspecified() || dst.IsMulticast() ||
+	if dst == n.cfg.Guest || dst == broadcastAddr() || dst.IsLoopback() || dst.IsUnspecified() || dst.IsMulticast() ||
 		dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		n.count.dropped.Add(1)
 		return false
@@ -59,13 +59,13 @@ func (n *Network) admitIPv4(packet []byte) bool {
 // answerARP says that every address of the subnet but the guest's is here, so that a connection to an address
 // that nobody has fails at once instead of after the guest's own timeout. The reply is a whole frame, with QEMU's
 // length. A guest's probe for its own address is not answered.
-func answerARP(packet []byte) []byte {
+func (n *Network) answerARP(packet []byte) []byte {
 	ask := header.ARP(packet)
 	if !ask.IsValid() || ask.Op() != header.ARPRequest {
 		return nil
 	}
 	target, _ := netip.AddrFromSlice(ask.ProtocolAddressTarget())
-	if !subnet().Contains(target) || target == guestAddr() || target == subnet().Addr() || target == broadcastAddr() {
+	if !subnet().Contains(target) || target == n.cfg.Guest || target == subnet().Addr() || target == broadcastAddr() {
 		return nil
 	}
 	reply := make([]byte, linkHeader+header.ARPSize)

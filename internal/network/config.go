@@ -32,6 +32,10 @@ type Config struct {
 	Dialer   Dialer   // default: a net.Dialer
 	Resolver Resolver // default: net.DefaultResolver
 
+	// Guest is the guest's own address, within 10.42.0.0/24 and above those that routes get. Default 10.42.0.2, the
+	// same for every microVM: each has a network of its own. Another one is for whoever gives out addresses itself.
+	Guest netip.Addr
+
 	// HostAddresses returns the addresses of the host's own interfaces, which are never reached as public
 	// ones. It is asked for each new flow, because addresses come and go. An error refuses the flow.
 	HostAddresses func() ([]netip.Addr, error)
@@ -61,6 +65,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HostAddresses == nil {
 		c.HostAddresses = interfaceAddresses
+	}
+	if !c.Guest.IsValid() {
+		c.Guest = defaultGuest()
 	}
 	setDefault(&c.MTU, defaultMTU)
 	setDefault(&c.MaxTCPConns, 512)

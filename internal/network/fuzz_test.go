@@ -41,7 +41,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, 9})
-	f.Add(framed(arp(guestAddr(), gatewayAddr())))
+	f.Add(framed(arp(defaultGuest(), gatewayAddr())))
 	f.Add(framed(ip("10.42.0.2", "10.42.0.1", header.ICMPv4ProtocolNumber, ping(header.ICMPv4Echo))))
 	f.Add(framed(ip("10.42.0.2", "10.42.0.1", header.UDPProtocolNumber, datagram(53))))
 	f.Add(framed(

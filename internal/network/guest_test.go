@@ -80,7 +80,7 @@ func newGuest(t testing.TB, n *Network) *testGuest {
 	require.Nil(t, s.CreateNIC(nicID, wire))
 	require.Nil(t, s.AddProtocolAddress(nicID, tcpip.ProtocolAddress{
 		Protocol:          protoIPv4,
-		AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(guestAddr()), PrefixLen: 24},
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(defaultGuest()), PrefixLen: 24},
 	}, stack.AddressProperties{}))
 	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: toStack(gatewayAddr()), NIC: nicID}})
 	sack := tcpip.TCPSACKEnabled(true)

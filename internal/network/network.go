@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 
 	"golang.org/x/time/rate"
@@ -52,6 +53,9 @@ func New(cfg Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := plan.checkGuest(cfg.Guest); err != nil {
+		return nil, err
+	}
 	n := &Network{
 		cfg:      cfg,
 		policy:   plan,
@@ -78,11 +82,11 @@ func New(cfg Config) (*Network, error) {
 	return n, nil
 }
 
-// Guest is how the guest must set up its interface. It is the same for every microVM, since each has a network
-// of its own: a snapshot that knows its address can be started any number of times.
+// Guest is how the guest must set up its interface. Unless Config says otherwise it is the same for every microVM,
+// since each has a network of its own: a snapshot that knows its address can be started any number of times.
 func (n *Network) Guest() firerunner.GuestNetwork {
 	return firerunner.GuestNetwork{
-		Address: guestPrefix().String(),
+		Address: netip.PrefixFrom(n.cfg.Guest, subnet().Bits()).String(),
 		Gateway: gatewayAddr().String(),
 		DNS:     gatewayAddr().String(),
 		MAC:     net.HardwareAddr(guestMAC()).String(),

@@ -6,11 +6,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/dns/dnsmessage"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/firerunner/firerunner"
 )
@@ -205,4 +207,28 @@ func digest(r io.Reader) (sum [32]byte) {
 	_, _ = io.Copy(h, r)
 	copy(sum[:], h.Sum(nil))
 	return sum
+}
+
+// A guest with an address of its own choosing is let in with that one only.
+func TestGuestAddress(t *testing.T) {
+	t.Parallel()
+	config := func(guest string) Config {
+		return Config{Guest: netip.MustParseAddr(guest), Policy: route("echo", 80, "127.0.0.1:1")}
+	}
+	for _, guest := range []string{"10.42.0.0", "10.42.0.1", "10.42.0.8", "10.42.0.255", "10.43.0.2", "::1"} {
+		_, err := New(config(guest))
+		require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err), guest)
+	}
+	n := newNetwork(t, config("10.42.0.77"))
+	require.Equal(t, "10.42.0.77/24", n.Guest().Address)
+	packet := func(src string) bool {
+		ip := make(header.IPv4, header.IPv4MinimumSize+header.TCPMinimumSize)
+		ip.Encode(&header.IPv4Fields{
+			TotalLength: uint16(len(ip)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber),
+			SrcAddr: toStack(netip.MustParseAddr(src)), DstAddr: toStack(netip.MustParseAddr("10.42.0.8")),
+		})
+		return n.admitIPv4(ip)
+	}
+	require.True(t, packet("10.42.0.77"))
+	require.False(t, packet("10.42.0.2"))
 }

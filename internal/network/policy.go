@@ -40,6 +40,18 @@ func newPolicy(cfg Config) (*policy, error) {
 	return p, nil
 }
 
+// checkGuest refuses an address for the guest that is another's.
+func (p *policy) checkGuest(a netip.Addr) error {
+	taken := a == subnet().Addr() || a == gatewayAddr() || a == broadcastAddr()
+	for _, route := range p.names {
+		taken = taken || a == route
+	}
+	if !subnet().Contains(a) || taken {
+		return firerunner.Errorf(firerunner.Invalid, "network: %s cannot be the guest's address: it is not a free one of %s", a, subnet())
+	}
+	return nil
+}
+
 // addRoute gives the route's name an address: the next free one, or the name itself if it is an address.
 func (p *policy) addRoute(r firerunner.NetworkRoute, free *netip.Addr) error {
 	name := strings.ToLower(strings.TrimSuffix(r.Name, "."))

@@ -49,7 +49,7 @@ func (g *rawGuest) read() []byte {
 // silent checks that nothing has been answered so far: the next frame is the answer to a question put now.
 func (g *rawGuest) silent() {
 	g.t.Helper()
-	g.send(arp(guestAddr(), gatewayAddr()))
+	g.send(arp(defaultGuest(), gatewayAddr()))
 	require.Equal(g.t, header.ARPProtocolNumber, header.Ethernet(g.read()).Type())
 }
 
@@ -83,7 +83,7 @@ func segment(dst string, fields header.TCPFields) []byte {
 	p := header.TCP(make([]byte, header.TCPMinimumSize))
 	fields.SrcPort, fields.DstPort, fields.WindowSize, fields.DataOffset = 40000, 80, 65535, header.TCPMinimumSize
 	p.Encode(&fields)
-	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, toStack(guestAddr()), toStack(netip.MustParseAddr(dst)), uint16(len(p)))
+	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, toStack(defaultGuest()), toStack(netip.MustParseAddr(dst)), uint16(len(p)))
 	p.SetChecksum(^p.CalculateChecksum(sum))
 	return p
 }
@@ -154,7 +154,7 @@ func TestARP(t *testing.T) {
 	t.Parallel()
 	g := newRaw(t, newNetwork(t, Config{}))
 	for _, target := range []string{"10.42.0.1", "10.42.0.8", "10.42.0.200"} {
-		g.send(arp(guestAddr(), netip.MustParseAddr(target)))
+		g.send(arp(defaultGuest(), netip.MustParseAddr(target)))
 		frame := g.read()
 		reply := header.ARP(frame[header.EthernetMinimumSize:])
 		require.Equal(t, header.ARPReply, reply.Op())
@@ -230,7 +230,7 @@ func TestCloseWhileWriting(t *testing.T) {
 	g := newRaw(t, n)
 	// Questions whose answers nobody reads fill the socket. The writes stop when both directions are full.
 	require.NoError(t, g.conn.SetWriteDeadline(time.Now().Add(300*time.Millisecond)))
-	ask := arp(guestAddr(), gatewayAddr())
+	ask := arp(defaultGuest(), gatewayAddr())
 	ask = append(binary.BigEndian.AppendUint32(nil, uint32(len(ask))), ask...)
 	var err error
 	for err == nil {
