@@ -1,0 +1,295 @@
+package flintlocktest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// QEMU is a VMM whose machines are real: each boots what the spec asked for, in a qemu process of its own. The zero
+// value emulates, which works on every x86-64 host with qemu-system-x86 and qemu-utils.
+type QEMU struct {
+	Binary  string // default qemu-system-x86_64
+	Img     string // default qemu-img
+	Accel   string // tcg (default) or kvm
+	Console int64  // bytes of a console that are kept, default 4 MiB
+	// Network connects an interface that is not the metadata network. Nil, or a Link without Serve, is a cable that
+	// ends nowhere.
+	Network func(m Machine, i Interface) (Link, error)
+	Logger  *slog.Logger // default: none
+
+	tsc tscClock
+}
+
+// Link is what an interface is connected to.
+type Link struct {
+	// MAC is the guest's address where the spec names none; empty = one made from the machine's uid.
+	MAC string
+	// Serve carries the machine's frames, as QEMU's stream has them, until the wire's other end or ctx ends; it
+	// closes the wire. Serve of FireRunner's user-mode network is such a function.
+	Serve func(ctx context.Context, wire net.Conn) error
+	// Close is called once the machine is gone; may be nil.
+	Close func() error
+}
+
+// Start implements VMM.
+func (v *QEMU) Start(ctx context.Context, m Machine) (Process, error) {
+	for _, d := range m.Disks {
+		if err := makeLayer(ctx, orDefault(v.Img, "qemu-img"), d); err != nil {
+			return nil, err
+		}
+	}
+	console, err := os.OpenFile(filepath.Join(m.Dir, consoleFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the console: %w", err)
+	}
+	p := &qemuProcess{log: v.logger().With("uid", m.UID), done: make(chan struct{}), console: console}
+	wires, err := v.connect(m, p)
+	if err == nil {
+		err = p.start(v, m, wires)
+	}
+	if err != nil {
+		p.disconnect()
+		console.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (v *QEMU) logger() *slog.Logger {
+	if v.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return v.Logger
+}
+
+// wire is the machine's end of an interface, and the address that the guest has on it.
+type wire struct {
+	file *os.File
+	mac  string
+}
+
+// connect makes the interfaces and starts what serves them.
+func (v *QEMU) connect(m Machine, p *qemuProcess) (wires []wire, err error) {
+	var ctx context.Context
+	ctx, p.cut = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			for _, w := range wires {
+				w.file.Close()
+			}
+		}
+	}()
+	for n, i := range m.Interfaces {
+		link := Link{MAC: macOf(m.UID, n)}
+		switch {
+		case i.Metadata:
+			link.MAC = MetadataMAC
+			link.Serve = func(ctx context.Context, wire net.Conn) error {
+				return serveMetadata(ctx, wire, m.Metadata, p.log)
+			}
+		case v.Network != nil:
+			given, err := v.Network(m, i)
+			if err != nil {
+				return wires, fmt.Errorf("connecting %s: %w", i.DeviceID, err)
+			}
+			given.MAC = orDefault(given.MAC, link.MAC)
+			link = given
+		}
+		if i.GuestMAC != "" {
+			link.MAC = i.GuestMAC
+		}
+		if link.Serve == nil {
+			link.Serve = drain
+		}
+		if link.Close != nil {
+			p.closers = append(p.closers, link.Close)
+		}
+		ours, theirs, err := wirePair()
+		if err != nil {
+			return wires, err
+		}
+		wires = append(wires, wire{theirs, link.MAC})
+		p.tasks.Go(func() {
+			if err := link.Serve(ctx, ours); err != nil {
+				p.log.Warn("a network of the machine ended", "interface", i.DeviceID, "error", err)
+			}
+		})
+	}
+	return wires, nil
+}
+
+// drain is a cable that ends nowhere.
+func drain(ctx context.Context, wire net.Conn) error {
+	defer wire.Close()
+	defer context.AfterFunc(ctx, func() { wire.Close() })()
+	buf := make([]byte, 64<<10)
+	for {
+		if _, err := wire.Read(buf); err != nil {
+			return nil
+		}
+	}
+}
+
+// macOf is a locally administered address, another one for each machine and interface.
+func macOf(uid string, n int) string {
+	b := []byte(uid + "------")
+	b = b[len(uid):]
+	if len(uid) >= 5 {
+		b = []byte(uid[len(uid)-5:])
+	}
+	return fmt.Sprintf("52:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], (int(b[4])<<2+n)&0xff)
+}
+
+// wirePair returns two connected sockets: ours, and the one that qemu inherits.
+func wirePair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a wire: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "wire"), os.NewFile(uintptr(fds[1]), "wire")
+	conn, err := net.FileConn(ours) // a copy
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("making a wire: %w", err)
+	}
+	return conn, theirs, nil
+}
+
+// qemuProcess is a running qemu and what serves it.
+type qemuProcess struct {
+	log     *slog.Logger
+	console *os.File
+	cut     context.CancelFunc
+	closers []func() error
+	tasks   sync.WaitGroup
+	process *os.Process
+	done    chan struct{}
+}
+
+// start starts qemu. It ends when this process does, however that comes about.
+func (p *qemuProcess) start(v *QEMU, m Machine, wires []wire) error {
+	tscKHz, err := v.tsc.rate()
+	if err != nil && v.Accel != "kvm" {
+		for _, w := range wires {
+			w.file.Close()
+		}
+		return err
+	}
+	limit := v.Console
+	if limit == 0 {
+		limit = 4 << 20
+	}
+	cmd := exec.Command(orDefault(v.Binary, "qemu-system-x86_64"), qemuArguments(m, wires, v.Accel, tscKHz)...)
+	cmd.Dir, cmd.Env = m.Dir, commandEnvironment(m.Dir)
+	var complaints bytes.Buffer
+	cmd.Stdout = &boundedWriter{to: p.console, room: limit}
+	cmd.Stderr = &boundedWriter{to: &complaints, room: 4 << 10}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	for _, w := range wires {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, w.file) // from descriptor 3 on
+	}
+	started := make(chan error, 1)
+	go func() {
+		// The kernel sends the signal when the *thread* that started qemu ends (prctl(2), PR_SET_PDEATHSIG), so this
+		// goroutine keeps its thread for itself until qemu is gone.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		for _, w := range wires {
+			w.file.Close()
+		}
+		p.process = cmd.Process
+		started <- err
+		if err != nil {
+			return
+		}
+		err = cmd.Wait()
+		p.log.Debug("qemu ended", "error", err, "stderr", complaints.String())
+		p.disconnect()
+		p.console.Close()
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("starting qemu: %w", err)
+	}
+	return nil
+}
+
+// disconnect ends what serves the interfaces and waits for it.
+func (p *qemuProcess) disconnect() {
+	p.cut()
+	p.tasks.Wait()
+	for _, close := range p.closers {
+		if err := close(); err != nil {
+			p.log.Warn("a network of the machine did not close", "error", err)
+		}
+	}
+}
+
+func (p *qemuProcess) Done() <-chan struct{} { return p.done }
+
+func (p *qemuProcess) Kill() {
+	_ = p.process.Kill() // an error is that it has ended
+	<-p.done
+}
+
+func orDefault(value, fallback string) string {
+	if value == "" {
+		return fallback
+	}
+	return value
+}
+
+// tscClock measures the rate of the host's time stamp counter once. An emulated guest sees the host's counter, and
+// QEMU's microvm has no timer with which a stock kernel could find out the rate: without it the kernel hangs.
+type tscClock struct {
+	once sync.Once
+	kHz  uint64
+}
+
+// tscWindow is how long the counter is measured.
+const tscWindow = 30 * time.Millisecond
+
+func (c *tscClock) rate() (kHz uint64, err error) {
+	if runtime.GOARCH != "amd64" {
+		return 0, errors.New("emulating works on x86-64 hosts only")
+	}
+	c.once.Do(func() {
+		at, from := tscNow()
+		time.Sleep(tscWindow)
+		until, to := tscNow()
+		c.kHz = (to - from) * 1_000_000 / uint64(until.Sub(at))
+	})
+	return c.kHz, nil
+}
+
+// tscNow reads clock and counter as close together as ten tries make it: the process may be interrupted in between.
+func tscNow() (at time.Time, counter uint64) {
+	best := time.Duration(1<<63 - 1)
+	for range 10 {
+		before := time.Now()
+		c := rdtsc()
+		if took := time.Since(before); took < best {
+			best, at, counter = took, before.Add(took/2), c
+		}
+	}
+	return at, counter
+}
+
+// escaped doubles commas: qemu's options end at single ones.
+func escaped(value string) string { return strings.ReplaceAll(value, ",", ",,") }
