@@ -77,6 +77,7 @@ test: test-deps image ## Run every test, real microVMs included, with -race; pri
 .PHONY: bench
 bench: image ## Measure what docs/PERFORMANCE.md quotes (some minutes; on an otherwise idle machine)
 	go test -run '^$$' -bench WebhookAck -benchtime 4000x ./bench
+	go test -run '^$$' -bench Placement -benchtime 5x ./bench
 	go test -run '^$$' -bench JobsPerMinute -benchtime 500x ./bench
 	go test -run '^$$' -bench ColdStart -benchtime $(BENCH_BOOTS)x -timeout 30m ./bench
 	go test -run '^$$' -bench 'Throughput|Connect' ./internal/network

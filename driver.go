@@ -24,7 +24,8 @@ type Driver interface {
 	Destroy(ctx context.Context, id string) error
 
 	// List returns every microVM of this driver and installation that exists, and what is left of dead ones. It
-	// is the truth after a crash.
+	// is the truth after a crash. A driver of many hosts returns those of the hosts that answer together with the error
+	// about the others.
 	List(ctx context.Context) ([]MicroVM, error)
 
 	// Follow calls report for each guest report with Seq > after, in order, first those that were missed and

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 // Size is what a microVM is given.
@@ -50,4 +51,33 @@ func (l SizeLimits) Check(s Size) error {
 		return Errorf(Invalid, "size %s is beyond the largest that is allowed, %s", s, l.Max)
 	}
 	return nil
+}
+
+// What Flintlock and Firecracker can make: Flintlock refuses less memory and more, Firecracker more vCPUs, and the odd
+// numbers above 1, because Flintlock turns hyper-threading on (https://github.com/liquidmetal-dev/flintlock).
+const (
+	FlintlockMaxVCPUs     = 32
+	FlintlockMinMemoryMiB = 1024
+	FlintlockMaxMemoryMiB = 32768
+)
+
+// FitFlintlock returns the next size up that Flintlock can make, and in words why it is another than the one that was
+// asked for. A zero size: there is none.
+func FitFlintlock(s Size) (fitted Size, why string) {
+	if s.VCPUs > FlintlockMaxVCPUs || s.MemoryMiB > FlintlockMaxMemoryMiB {
+		return Size{}, fmt.Sprintf("flintlock makes microVMs of at most %d vCPUs and %d MiB", FlintlockMaxVCPUs, FlintlockMaxMemoryMiB)
+	}
+	fitted = s
+	var because []string
+	if s.VCPUs < 1 {
+		fitted.VCPUs = 1
+	} else if s.VCPUs > 1 && s.VCPUs%2 == 1 {
+		fitted.VCPUs++
+		because = append(because, "flintlock makes 1 vCPU or an even number")
+	}
+	if s.MemoryMiB < FlintlockMinMemoryMiB {
+		fitted.MemoryMiB = FlintlockMinMemoryMiB
+		because = append(because, fmt.Sprintf("flintlock makes no microVM below %d MiB", FlintlockMinMemoryMiB))
+	}
+	return fitted, strings.Join(because, "; ")
 }

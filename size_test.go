@@ -76,3 +76,28 @@ func TestSizeLimits(t *testing.T) {
 		require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err))
 	}
 }
+
+func TestFitFlintlock(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		asked, want firerunner.Size
+		why         string
+	}{
+		"OK":          {firerunner.Size{VCPUs: 2, MemoryMiB: 2048, DiskMiB: 7}, firerunner.Size{VCPUs: 2, MemoryMiB: 2048, DiskMiB: 7}, ""},
+		"One":         {firerunner.Size{VCPUs: 1, MemoryMiB: 1024, DiskMiB: 7}, firerunner.Size{VCPUs: 1, MemoryMiB: 1024, DiskMiB: 7}, ""},
+		"Odd":         {firerunner.Size{VCPUs: 3, MemoryMiB: 2048, DiskMiB: 7}, firerunner.Size{VCPUs: 4, MemoryMiB: 2048, DiskMiB: 7}, "flintlock makes 1 vCPU or an even number"},
+		"LargestOdd":  {firerunner.Size{VCPUs: 31, MemoryMiB: 2048, DiskMiB: 7}, firerunner.Size{VCPUs: 32, MemoryMiB: 2048, DiskMiB: 7}, "flintlock makes 1 vCPU or an even number"},
+		"SmallMemory": {firerunner.Size{VCPUs: 1, MemoryMiB: 512, DiskMiB: 7}, firerunner.Size{VCPUs: 1, MemoryMiB: 1024, DiskMiB: 7}, "flintlock makes no microVM below 1024 MiB"},
+		"Both":        {firerunner.Size{VCPUs: 5, MemoryMiB: 1, DiskMiB: 7}, firerunner.Size{VCPUs: 6, MemoryMiB: 1024, DiskMiB: 7}, "flintlock makes 1 vCPU or an even number; flintlock makes no microVM below 1024 MiB"},
+		"None":        {firerunner.Size{}, firerunner.Size{VCPUs: 1, MemoryMiB: 1024, DiskMiB: 0}, "flintlock makes no microVM below 1024 MiB"},
+		"ErrVCPUs":    {firerunner.Size{VCPUs: 33, MemoryMiB: 2048, DiskMiB: 7}, firerunner.Size{}, "flintlock makes microVMs of at most 32 vCPUs and 32768 MiB"},
+		"ErrMemory":   {firerunner.Size{VCPUs: 2, MemoryMiB: 32769, DiskMiB: 7}, firerunner.Size{}, "flintlock makes microVMs of at most 32 vCPUs and 32768 MiB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, why := firerunner.FitFlintlock(tt.asked)
+			require.Equal(t, tt.want, got)
+			require.Equal(t, tt.why, why)
+		})
+	}
+}

@@ -83,6 +83,9 @@ func (c *Control) end(ctx context.Context, ch *change, r *firerunner.Runner, o f
 	if err := ch.event(ctx, e); err != nil {
 		return err
 	}
+	if o == firerunner.Rejected && why != firerunner.ReasonCredential {
+		c.rejections.add(r.Demand, r.Host, c.Now())
+	}
 	return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
 }
 
@@ -114,6 +117,8 @@ func (c *Control) log(e firerunner.Event) {
 		msg = "runner took a job"
 	case firerunner.EventNotice:
 		msg = "runner notice"
+	case firerunner.EventHost:
+		msg = "host changed"
 	case firerunner.EventReaped:
 		level, msg = slog.LevelWarn, "removed what nobody owned"
 	}

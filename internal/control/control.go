@@ -33,6 +33,15 @@ type Config struct {
 	Routes    []firerunner.NetworkRoute // the way of guests to GitLab
 	OutputKiB int                       // most that a job's log may hold; 0 = gitlab-runner's default
 
+	// Fit makes a size one that the driver can make: the next one up, and says why where it is another. A zero size: there
+	// is none, why says it. nil: every size can be made.
+	Fit func(firerunner.Size) (fitted firerunner.Size, why string)
+
+	HoldAfter         time.Duration // so long a runner waits before a host is kept free for it; see placement
+	HostProbeInterval time.Duration // how often hosts are asked for a sign of life, if the driver is a HostProber
+	HostProbeTimeout  time.Duration // for one sign of life
+	HostLostAfter     time.Duration // a host that is silent for so long is lost, with its microVMs
+
 	QueueSize     int           // most runners that may wait for a host
 	SweepInterval time.Duration // how often pending jobs are asked for
 	SweepProjects []int64       // swept from the start, even before a hook
@@ -49,9 +58,12 @@ type Config struct {
 // Control is the loops and steps. New makes it, Start starts the loops, Close ends them.
 type Control struct {
 	Config
-	locks   keyedLock
-	changes broadcast
-	follow  followers
+	locks      keyedLock
+	changes    broadcast
+	follow     followers
+	rejections rejections
+	fleet      fleet
+	prober     firerunner.HostProber // nil: hosts are never asked
 
 	closing  chan struct{} // closed when no new work may be taken
 	closeOne sync.Once
@@ -81,6 +93,10 @@ func New(c Config) (*Control, error) {
 		{&c.ReapInterval, time.Minute},
 		{&c.StopGrace, 10 * time.Second},
 		{&c.CallTimeout, 30 * time.Second},
+		{&c.HoldAfter, 5 * time.Minute},
+		{&c.HostProbeInterval, 10 * time.Second},
+		{&c.HostProbeTimeout, 5 * time.Second},
+		{&c.HostLostAfter, time.Minute},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.sane
@@ -98,7 +114,8 @@ func New(c Config) (*Control, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Control{Config: c, closing: make(chan struct{})}, nil
+	prober, _ := c.Driver.(firerunner.HostProber)
+	return &Control{Config: c, prober: prober, fleet: fleet{began: c.Now()}, closing: make(chan struct{})}, nil
 }
 
 // Start takes up what the store knows (see adopt) and starts the loops. The queue must be able to take steps.
@@ -112,6 +129,10 @@ func (c *Control) Start(ctx context.Context) error {
 	c.loop(ctx, "sweep", c.SweepInterval, c.sweep)
 	c.loop(ctx, "expire", time.Second, c.expire)
 	c.loop(ctx, "reap", c.ReapInterval, c.reap)
+	c.loop(ctx, "hosts", noticeInterval, c.noticeHosts)
+	if c.prober != nil {
+		c.loop(ctx, "probe", c.HostProbeInterval, c.probeHosts)
+	}
 	return nil
 }
 

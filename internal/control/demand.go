@@ -96,19 +96,31 @@ func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, j
 			"limit", c.QueueSize, "project", d.ProjectID, "waiting", missing-max(room, 0), "reason", firerunner.ReasonQueueFull)
 	}
 	newest := jobs[len(jobs)-1] // all of one demand have the same tags, so the same profile and size
+	size, why := c.fit(newest.Size)
 	for range min(missing, room) {
 		r := firerunner.NewRunner(c.NewID(), d, c.Now())
-		r.Profile, r.Size = newest.Profile, newest.Size
+		r.Profile, r.Size = newest.Profile, size
 		r.Message = "waits for placement"
 		if err := ch.CreateRunner(ctx, r); err != nil {
 			return 0, err
 		}
 		message := fmt.Sprintf("%d pending, %s, profile %s", len(jobs), r.Size, r.Profile)
+		if why != "" {
+			message += fmt.Sprintf("; %s was asked for: %s", newest.Size, why)
+		}
 		if err := c.note(ctx, ch, r, firerunner.EventQueued, "demand", message); err != nil {
 			return 0, err
 		}
 	}
 	return 0, ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace})
+}
+
+// fit returns the size that the driver makes of one that was asked for, and why where it is another.
+func (c *Control) fit(asked firerunner.Size) (fitted firerunner.Size, why string) {
+	if c.Fit == nil {
+		return asked, ""
+	}
+	return c.Fit(asked)
 }
 
 // pause returns how long to wait before the next runner of a demand whose last ones were all rejected. Runners that
@@ -121,7 +133,7 @@ func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.
 	var last, made time.Time
 	pause := time.Duration(0)
 	for _, r := range recent { // latest first
-		if r.Outcome == "" {
+		if r.Outcome == "" || r.Reason == firerunner.ReasonHostLost { // another host will do
 			continue
 		}
 		if r.Outcome != firerunner.Rejected {

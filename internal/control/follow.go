@@ -10,14 +10,14 @@ type followers struct {
 	mu      sync.Mutex
 	ctx     context.Context
 	watch   func(ctx context.Context, id string)
-	running map[string]bool
+	running map[string]context.CancelFunc
 	wg      sync.WaitGroup
 }
 
 func (f *followers) start(ctx context.Context, watch func(ctx context.Context, id string)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ctx, f.watch, f.running = ctx, watch, map[string]bool{}
+	f.ctx, f.watch, f.running = ctx, watch, map[string]context.CancelFunc{}
 }
 
 // ensure starts to listen to a runner's guest unless somebody does. Before start, and after the end, it does nothing:
@@ -25,16 +25,27 @@ func (f *followers) start(ctx context.Context, watch func(ctx context.Context, i
 func (f *followers) ensure(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ctx == nil || f.ctx.Err() != nil || f.running[id] {
+	if f.ctx == nil || f.ctx.Err() != nil || f.running[id] != nil {
 		return
 	}
-	f.running[id] = true
+	ctx, cancel := context.WithCancel(f.ctx)
+	f.running[id] = cancel
 	f.wg.Go(func() {
-		f.watch(f.ctx, id)
+		defer cancel()
+		f.watch(ctx, id)
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.running, id)
 	})
+}
+
+// drop stops to listen to a guest that will not be heard of.
+func (f *followers) drop(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cancel := f.running[id]; cancel != nil {
+		cancel()
+	}
 }
 
 func (f *followers) wait() { f.wg.Wait() }

@@ -303,5 +303,9 @@ func (c *Control) classify(j *firerunner.Job) {
 		j.Refused, j.Message = firerunner.ReasonSizeRefused, fmt.Sprintf("%v (profile %s)", err, profile.Name)
 		return
 	}
+	if fitted, why := c.fit(size); fitted == (firerunner.Size{}) {
+		j.Refused, j.Message = firerunner.ReasonSizeRefused, fmt.Sprintf("size %s cannot be made: %s", size, why)
+		return
+	}
 	j.Profile, j.Size = profile.Name, size
 }

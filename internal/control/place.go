@@ -31,7 +31,14 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 				byID[r.ID] = r
 			}
 		}
-		for _, d := range placement.Decide(waiting, placement.NewLoads(hosts, live)) {
+		if len(waiting) == 0 {
+			return nil
+		}
+		round := placement.Round{
+			Loads: placement.NewLoads(hosts, live), Labels: c.hostLabels, Rejected: c.rejections.recent(c.Now()),
+			Now: c.Now(), HoldAfter: c.HoldAfter,
+		}
+		for _, d := range placement.Decide(round, waiting) {
 			r := byID[d.RunnerID]
 			if d.Host == "" {
 				if r.Message == d.Why {
@@ -43,11 +50,21 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 				}
 				continue
 			}
-			r.Host, r.Message = d.Host, ""
-			if err := c.move(ctx, ch, &r, firerunner.Placed, firerunner.OwnerPlacement, "on host "+d.Host); err != nil {
+			r.Host, r.Address, r.Message = d.Host, d.Address, ""
+			message := "on host " + d.Host
+			if d.Address.IsValid() {
+				message += ", address " + d.Address.String()
+			}
+			if err := c.move(ctx, ch, &r, firerunner.Placed, firerunner.OwnerPlacement, message); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// hostLabels are what a profile asks of a host.
+func (c *Control) hostLabels(profile string) []string {
+	p, _ := c.profile(profile)
+	return p.Hosts
 }

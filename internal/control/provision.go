@@ -46,6 +46,10 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 	if err != nil {
 		return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, err)
 	}
+	network, err := c.network(ctx, r)
+	if err != nil {
+		return err
+	}
 	cred, err := c.credential(ctx, &r)
 	switch firerunner.CodeOf(err) {
 	case "":
@@ -54,7 +58,7 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 	default:
 		return c.reject(ctx, r.ID, firerunner.ReasonCredential, err)
 	}
-	if _, err := c.Driver.Create(ctx, c.spec(r, image, cred)); err != nil {
+	if _, err := c.Driver.Create(ctx, c.spec(r, image, network, cred)); err != nil {
 		return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, err)
 	}
 	return c.accepted(ctx, r.ID, "image "+image.Name)
@@ -174,12 +178,30 @@ func (c *Control) imageOf(r firerunner.Runner) string {
 	return p.Image
 }
 
+// network is how the guest sets up its interface, where its host has an address pool.
+func (c *Control) network(ctx context.Context, r firerunner.Runner) (firerunner.GuestNetwork, error) {
+	if !r.Address.IsValid() {
+		return firerunner.GuestNetwork{}, nil
+	}
+	hosts, err := c.Store.Hosts(ctx)
+	if err != nil {
+		return firerunner.GuestNetwork{}, fmt.Errorf("reading the address pool of host %s: %w", r.Host, err)
+	}
+	for _, h := range hosts {
+		if h.Name == r.Host && !h.Addresses.Empty() {
+			return h.Addresses.Network(r.Address), nil
+		}
+	}
+	return firerunner.GuestNetwork{}, firerunner.Errorf(firerunner.Unavailable, "host %s has no address pool any more, and %s has address %s of it", r.Host, r.ID, r.Address)
+}
+
 // spec is all that the driver needs. The token is in it, and nowhere else.
-func (c *Control) spec(r firerunner.Runner, image firerunner.Image, cred firerunner.Credential) firerunner.MicroVMSpec {
+func (c *Control) spec(r firerunner.Runner, image firerunner.Image, network firerunner.GuestNetwork, cred firerunner.Credential) firerunner.MicroVMSpec {
 	p, _ := c.profile(r.Profile)
 	return firerunner.MicroVMSpec{
 		ID: r.ID, Host: r.Host, Size: r.Size, Image: image,
 		Network:  firerunner.NetworkPolicy{Routes: c.Routes, Public: p.Public},
+		Address:  network,
 		Deadline: c.Now().Add(c.Deadlines.Life()),
 		Start: firerunner.GuestStart{
 			GitLabURL: c.GuestURL, Token: cred.Token, CA: c.CA, Name: "firerunner-" + r.ID,

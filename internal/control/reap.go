@@ -48,17 +48,23 @@ func (c *Control) reap(ctx context.Context) error {
 }
 
 func (c *Control) reapVMs(ctx context.Context) error {
-	vms, err := c.Driver.List(ctx) // before the rows: a microVM that is made meanwhile has its row already
-	if err != nil {
-		return fmt.Errorf("listing microVMs: %w", err)
-	}
-	owned, err := c.owned(ctx)
+	silent, err := c.lostHosts(ctx)
 	if err != nil {
 		return err
 	}
-	var errs []error
+	return c.reapWhere(ctx, func(vm firerunner.MicroVM) bool { return !silent[vm.Host] })
+}
+
+// reapWhere removes microVMs without a live row. A driver of many hosts lists those that answer beside its error.
+func (c *Control) reapWhere(ctx context.Context, which func(firerunner.MicroVM) bool) error {
+	vms, err := c.Driver.List(ctx) // before the rows: a microVM that is made meanwhile has its row already
+	errs := []error{wrap(err, "listing microVMs")}
+	owned, err := c.owned(ctx)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
 	for _, vm := range vms {
-		if owned[vm.ID] {
+		if owned[vm.ID] || !which(vm) {
 			continue
 		}
 		if err := c.Driver.Destroy(ctx, vm.ID); err != nil {

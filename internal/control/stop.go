@@ -4,30 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
 
 // stop removes everything that a runner had: microVM with disk and network, and its runner in GitLab. Stopping → Gone
-// only once both are absent; until then the queue tries again. Each removal may be done twice.
+// only once both are absent; until then the queue tries again. Each removal may be done twice. The microVM of a host that
+// is lost may stay behind: see forsake.
 func (c *Control) stop(ctx context.Context, r firerunner.Runner) error {
 	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
 	defer cancel()
-	err := errors.Join(
-		wrap(c.Driver.Destroy(ctx, r.ID), "destroying microVM %s", r.ID),
-		c.deleteOrphans(callCtx, r),
-	)
+	lost, err := c.hostLost(ctx, r.Host)
 	if err != nil {
 		return err
 	}
-	return c.update(ctx, func(ch *change) error {
-		r, err := ch.Runner(ctx, r.ID)
-		if err != nil || r.State != firerunner.Stopping {
+	if lost { // the one removal that is possible first
+		if err := c.deleteOrphans(callCtx, r); err != nil {
 			return err
 		}
-		message := "microVM, disk and network are gone"
-		if r.GitLabID > 0 {
-			message += fmt.Sprintf("; runner %d deleted in GitLab", r.GitLabID)
+		if err := c.destroy(ctx, r.ID, c.HostProbeTimeout); err != nil {
+			return c.forsake(ctx, r, err)
+		}
+	} else if err := errors.Join(c.destroy(ctx, r.ID, 0), c.deleteOrphans(callCtx, r)); err != nil {
+		return err
+	}
+	message := "microVM, disk and network are gone"
+	if r.GitLabID > 0 {
+		message += fmt.Sprintf("; runner %d deleted in GitLab", r.GitLabID)
+	}
+	return c.gone(ctx, r.ID, message)
+}
+
+// forsake leaves the microVM of a lost host behind, once Stopping has lasted as long as it may: its record and what it
+// held in GitLab are gone, and the reaper removes it when the host answers again, before the host takes new work.
+func (c *Control) forsake(ctx context.Context, r firerunner.Runner, cause error) error {
+	within := c.Deadlines.Stopping
+	if within <= 0 {
+		within = time.Minute
+	}
+	if c.Now().Sub(r.MovedAt) < within {
+		return cause
+	}
+	c.follow.drop(r.ID)
+	return c.gone(ctx, r.ID, fmt.Sprintf("host %s is lost: what it may still have of the microVM is removed when it answers again", r.Host))
+}
+
+// destroy ends the microVM, within a time if there is one.
+func (c *Control) destroy(ctx context.Context, id string, within time.Duration) error {
+	if within > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, within)
+		defer cancel()
+	}
+	return wrap(c.Driver.Destroy(ctx, id), "destroying microVM %s", id)
+}
+
+func (c *Control) gone(ctx context.Context, id, message string) error {
+	return c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, id)
+		if err != nil || r.State != firerunner.Stopping {
+			return err
 		}
 		return c.move(ctx, ch, &r, firerunner.Gone, firerunner.OwnerStop, message)
 	})

@@ -1,61 +1,85 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
-
-	"github.com/firerunner/firerunner"
+	"slices"
+	"strings"
 )
 
-// A filter says in words why a host cannot carry a runner now; nothing if it can.
-type filter func(r firerunner.Runner, l Load) string
+// A filter refuses hosts. refuses is asked for every host and runner, why only where no host is left. A reason is
+// comparable, so that hosts with the same are counted together.
+type filter struct {
+	refuses func(w *want, l *Load) bool
+	why     func(w *want, l *Load) reason
+	lasting bool // nothing that ends on the host changes it
+}
+
+// reason is why a host cannot carry a runner, in words.
+type reason interface{ String() string }
+
+// word is a reason that needs no numbers.
+type word string
+
+func (w word) String() string { return string(w) }
 
 // filters returns every filter, the most telling refusal first.
-func filters() []filter {
-	return []filter{draining, tooLarge, noSlot, noVCPUs, noMemory}
+func filters() [10]filter {
+	return [...]filter{
+		draining(), lost(), trouble(), labels(), tooLarge(), held(), slots(), vcpus(), memory(), address(),
+	}
 }
 
-// refuse returns the first filter's refusal.
-func refuse(r firerunner.Runner, l Load) string {
-	for _, f := range filters() {
-		if why := f(r, l); why != "" {
-			return why
+// explain turns counted refusals into words such as "2 hosts: draining; 1 host: 512 of 4096 MiB free, 1024 needed".
+func (p *Plan) explain(w *want) string {
+	if len(p.loads) == 0 {
+		return "there is no host"
+	}
+	counts := map[reason]int{}
+	for i := range p.loads {
+		for _, f := range filters() {
+			if f.refuses(w, &p.loads[i]) {
+				counts[f.why(w, &p.loads[i])]++
+				break
+			}
 		}
 	}
-	return ""
+	return words(counts)
 }
 
-func draining(_ firerunner.Runner, l Load) string {
-	if l.Draining {
-		return "draining"
+// wordsMost is how many reasons are told one by one: a thousand hosts may have a thousand.
+const wordsMost = 8
+
+func words(counts map[reason]int) string {
+	type said struct {
+		text  string
+		hosts int
 	}
-	return ""
+	all := make([]said, 0, len(counts))
+	for why, n := range counts {
+		all = append(all, said{why.String(), n})
+	}
+	slices.SortFunc(all, func(a, b said) int {
+		return cmp.Or(cmp.Compare(b.hosts, a.hosts), strings.Compare(a.text, b.text))
+	})
+	var parts []string
+	others := 0
+	for i, s := range all {
+		if i >= wordsMost {
+			others += s.hosts
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%s: %s", hosts(s.hosts), s.text))
+	}
+	if others > 0 {
+		parts = append(parts, hosts(others)+": other reasons")
+	}
+	return strings.Join(parts, "; ")
 }
 
-// tooLarge is the refusal that no waiting will end.
-func tooLarge(r firerunner.Runner, l Load) string {
-	if r.Size.VCPUs > l.VCPUs || r.Size.MemoryMiB > l.MemoryMiB {
-		return fmt.Sprintf("smaller than %s even when empty", r.Size)
+func hosts(n int) string {
+	if n == 1 {
+		return "1 host"
 	}
-	return ""
-}
-
-func noSlot(_ firerunner.Runner, l Load) string {
-	if l.UsedSlots >= l.Slots {
-		return fmt.Sprintf("all %d slots taken", l.Slots)
-	}
-	return ""
-}
-
-func noVCPUs(r firerunner.Runner, l Load) string {
-	if free := l.VCPUs - l.UsedVCPUs; r.Size.VCPUs > free {
-		return fmt.Sprintf("%d of %d vCPUs free, %d needed", free, l.VCPUs, r.Size.VCPUs)
-	}
-	return ""
-}
-
-func noMemory(r firerunner.Runner, l Load) string {
-	if free := l.MemoryMiB - l.UsedMemoryMiB; r.Size.MemoryMiB > free {
-		return fmt.Sprintf("%d of %d MiB free, %d needed", free, l.MemoryMiB, r.Size.MemoryMiB)
-	}
-	return ""
+	return fmt.Sprintf("%d hosts", n)
 }

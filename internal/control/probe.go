@@ -1,0 +1,216 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// probesAtOnce bounds how many hosts are asked at the same time.
+const probesAtOnce = 16
+
+// answer is what a host said.
+type answer struct {
+	silent  bool   // nothing, in time
+	trouble string // why it takes no work; empty: it does
+	dirty   bool   // it is back, and what was left there could not be removed
+}
+
+const noAnswer = "it does not answer"
+
+// probeHosts asks every host for a sign of life and writes down what is new. Who is silent takes no work from now on; who
+// is silent for HostLostAfter is lost, with all that ran there; who comes back is cleared of what is left there before it
+// takes work again.
+func (c *Control) probeHosts(ctx context.Context) error {
+	rows, err := c.Store.Hosts(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the hosts: %w", err)
+	}
+	answers := c.askHosts(ctx, rows)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var errs []error
+	for _, h := range rows {
+		if a, asked := answers[h.Name]; asked && h.Lost && !a.silent {
+			if err := c.clearHost(ctx, h.Name); err != nil {
+				errs = append(errs, err)
+				answers[h.Name] = answer{trouble: "what was left on it is not removed yet: " + brief(err), dirty: true}
+			}
+		}
+	}
+	err = c.update(ctx, func(ch *change) error {
+		rows, err := ch.Hosts(ctx)
+		if err != nil {
+			return err
+		}
+		for _, h := range rows {
+			if a, asked := answers[h.Name]; asked {
+				if err := c.believeHost(ctx, ch, h, a); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err, c.loseRunners(ctx))...)
+}
+
+// askHosts asks the driver's hosts, several at once, each within HostProbeTimeout.
+func (c *Control) askHosts(ctx context.Context, rows []firerunner.Host) map[string]answer {
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	answers := map[string]answer{}
+	places := make(chan struct{}, probesAtOnce)
+	for _, h := range rows {
+		if h.Driver != c.Driver.Name() {
+			continue
+		}
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			ctx, cancel := context.WithTimeout(ctx, c.HostProbeTimeout)
+			defer cancel()
+			err := c.prober.ProbeHost(ctx, h.Name)
+			a := answer{}
+			switch {
+			case err == nil:
+			case ctx.Err() != nil, firerunner.CodeOf(err) == firerunner.Unavailable, firerunner.CodeOf(err) == firerunner.NotFound:
+				a = answer{silent: true, trouble: noAnswer} // NotFound: the driver has no way to it any more
+			default:
+				a.trouble = brief(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			answers[h.Name] = a
+		})
+	}
+	all.Wait()
+	return answers
+}
+
+// believeHost writes down what a host's answer means.
+func (c *Control) believeHost(ctx context.Context, ch *change, h firerunner.Host, a answer) error {
+	now := c.Now()
+	before := h
+	h.Trouble = a.trouble
+	if !a.silent {
+		h.SeenAt = now
+		h.Lost = h.Lost && a.dirty
+	} else if c.silence(h, now) >= c.HostLostAfter {
+		h.Lost = true
+	}
+	var message string
+	switch {
+	case h.Lost && !before.Lost:
+		message = fmt.Sprintf("lost: silent for %s", c.silence(h, now).Round(time.Second))
+	case before.Lost && !h.Lost:
+		message = "it is back, and nothing is left on it"
+	case h.Trouble != before.Trouble && h.Trouble != "":
+		message = "in trouble, and takes no new work: " + h.Trouble
+	case h.Trouble != before.Trouble:
+		message = "takes work again"
+	}
+	if message == "" {
+		return ch.SaveHost(ctx, h)
+	}
+	if err := c.saveHost(ctx, ch, h, message); err != nil {
+		return err
+	}
+	return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace})
+}
+
+// silence is how long a host has not answered while it was asked: what was before this process does not count.
+func (c *Control) silence(h firerunner.Host, now time.Time) time.Duration {
+	last := h.SeenAt
+	if last.Before(c.fleet.began) {
+		last = c.fleet.began
+	}
+	return now.Sub(last)
+}
+
+// clearHost removes what a host that comes back still has of runners that were given up.
+func (c *Control) clearHost(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+	defer cancel()
+	var own error
+	err := c.reapWhere(ctx, func(vm firerunner.MicroVM) bool { return vm.Host == name })
+	if firerunner.CodeOf(err) != firerunner.Unavailable { // another host that does not answer hinders this one in nothing
+		own = err
+	}
+	vms, _ := c.Driver.List(ctx)
+	owned, err := c.owned(ctx)
+	if err != nil {
+		return err
+	}
+	for _, vm := range vms {
+		if vm.Host == name && !owned[vm.ID] {
+			return errors.Join(own, fmt.Errorf("microVM %s is still on host %s", vm.ID, name))
+		}
+	}
+	return own
+}
+
+// loseRunners ends what was on hosts that are lost. Who had not begun a job is rejected, so that its demand makes another
+// elsewhere; who had is lost, and so is its job: it is never run twice in silence. GitLab is asked who has a job, because a
+// host may be silent to us and its guests not to GitLab; where GitLab cannot say, the next round asks again.
+func (c *Control) loseRunners(ctx context.Context) error {
+	lost, err := c.lostHosts(ctx)
+	if err != nil || len(lost) == 0 {
+		return err
+	}
+	live, err := c.Store.Runners(ctx, firerunner.RunnerQuery{Live: true})
+	if err != nil {
+		return fmt.Errorf("reading live runners: %w", err)
+	}
+	var errs []error
+	for _, r := range live {
+		if !lost[r.Host] || r.State >= firerunner.Stopping {
+			continue
+		}
+		if mayHaveJob(r) && r.Desired == firerunner.Wanted {
+			if _, err := c.hasJob(ctx, r); err != nil {
+				errs = append(errs, err)
+				break // GitLab does not answer: hosts are asked again meanwhile
+			}
+		}
+		errs = append(errs, c.update(ctx, func(ch *change) error { return c.loseRunner(ctx, ch, r.ID) }))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Control) loseRunner(ctx context.Context, ch *change, id string) error {
+	r, err := ch.Runner(ctx, id)
+	if err != nil || r.State >= firerunner.Stopping || r.State < firerunner.Placed {
+		return err
+	}
+	outcome := firerunner.Rejected
+	if r.JobID != 0 {
+		outcome = firerunner.Lost
+	}
+	message := fmt.Sprintf("host %s is lost", r.Host)
+	if r.State >= firerunner.Booting {
+		err = c.finish(ctx, ch, &r, outcome, firerunner.ReasonHostLost, "hosts", message)
+	} else { // provision may be in the middle of making it
+		err = c.end(ctx, ch, &r, outcome, firerunner.ReasonHostLost, "hosts", message)
+	}
+	if err != nil {
+		return err
+	}
+	return ch.Enqueue(ctx, demandStep(r.Demand)) // its supply is missed now, not only once it is gone
+}
+
+// brief is an error as a row and an event have it: one line, not long.
+func brief(err error) string {
+	const most = 300
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "..."
+	}
+	return text
+}
