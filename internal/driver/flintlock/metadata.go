@@ -1,0 +1,71 @@
+package flintlock
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/proto/flintlock/types"
+)
+
+// Keys of a guest's metadata, read at http://169.254.169.254/latest/KEY.
+const (
+	metaDataKey   = "meta-data"  // cloud-init's
+	userDataKey   = "user-data"  // cloud-init's
+	firerunnerKey = "firerunner" // the guest agent's
+)
+
+// guestStory is what the guest agent reads: who it is, whom to call, and how to know that one. Package guest has the
+// other end; the tests hold the two together.
+type guestStory struct {
+	V           int    `json:"v"`
+	ID          string `json:"id"`
+	Endpoint    string `json:"endpoint"`
+	Fingerprint string `json:"fingerprint"`
+	Token       string `json:"token"`
+	Address     string `json:"address,omitempty"`
+	Gateway     string `json:"gateway,omitempty"`
+	DNS         string `json:"dns,omitempty"`
+}
+
+// guestMetadata is all of it, in base64: flintlockd decodes what can be decoded. Any process in the guest can read it
+// until the agent has closed the way, so its one secret is good once, and the GitLab token is not in it.
+func (c Config) guestMetadata(h Host, spec firerunner.MicroVMSpec, token firerunner.Secret) (map[string]string, error) {
+	story, err := json.Marshal(guestStory{
+		V: 1, ID: spec.ID, Endpoint: or(h.GuestURL, c.GuestURL), Fingerprint: c.GuestFingerprint, Token: token.Reveal(),
+		Address: spec.Address.Address, Gateway: plainAddress(spec.Address.Gateway), DNS: spec.Address.DNS,
+	})
+	if err != nil {
+		return nil, firerunner.Errorf(firerunner.Internal, "the guest's metadata: %w", err)
+	}
+	// flintlockd adds instance_id where there is none; cloud-init reads instance-id.
+	// https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html
+	meta := fmt.Sprintf("instance_id: %[1]s\ninstance-id: %[1]s\nlocal-hostname: %[1]s\n", spec.ID)
+	values := map[string]string{metaDataKey: meta, userDataKey: userData(c.Install), firerunnerKey: string(story)}
+	for key, value := range values {
+		values[key] = base64.StdEncoding.EncodeToString([]byte(value))
+	}
+	return values, nil
+}
+
+// plainAddress takes the prefix length off.
+func plainAddress(s string) string {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Addr().String()
+	}
+	return s
+}
+
+// tokenHash is the SHA-256 of the one-time token that a microVM was made with, as its host tells it; ok = false if the
+// host does not tell.
+func tokenHash(vm *types.MicroVM) (hash [32]byte, ok bool) {
+	text, err := base64.StdEncoding.DecodeString(vm.GetSpec().GetMetadata()[firerunnerKey])
+	var story guestStory
+	if err != nil || json.Unmarshal(text, &story) != nil || story.Token == "" {
+		return hash, false
+	}
+	return sha256.Sum256([]byte(story.Token)), true
+}
