@@ -23,13 +23,26 @@ type system struct {
 	start      func(command) (*process, error)
 }
 
+// channel is the way to the host: guest.Client over a device, guest.Caller over a network.
+type channel interface {
+	Start(context.Context) (guest.FromHost, error)
+	Orders() <-chan firerunner.GuestOrder
+	Report(guest.FromGuest)
+	Flush(context.Context) error
+}
+
+// printer is a channel to a host that does not see the console.
+type printer interface{ Print([]byte) }
+
 // agent is the life of the one job's place in this microVM, from hello to the end of gitlab-runner.
 type agent struct {
 	root    string // in front of every path; / but for tests
 	con     *console
-	channel *guest.Client
+	channel channel
 	system  system
-	runner  string // gitlab-runner's path
+	runner  string                  // gitlab-runner's path
+	kept    firerunner.GuestNetwork // what is configured already, and is kept unless the start says otherwise
+	foreign bool                    // the system is not ours: its name, its network and its files stay as they are
 
 	startWait time.Duration // for the host's start, after hello
 	flushWait time.Duration // for the host to read the last report
@@ -38,19 +51,30 @@ type agent struct {
 
 func (a *agent) path(p string) string { return filepath.Join(a.root, p) }
 
-// run lives that life. Whatever it returns, the last report has been sent, and the host has had its time to
-// read it; all that is left is to end the microVM.
+// run lives that life. Whatever it returns, it is on the console, the last report has been sent, and the host has had
+// its time to read it; all that is left is to end the microVM.
 func (a *agent) run(ctx context.Context) error {
 	err := a.life(ctx)
 	if err != nil {
+		a.con.problem(err)
+		a.print()
 		a.channel.Report(guest.FromGuest{Kind: firerunner.ReportError, Message: err.Error()})
 	}
-	flush, cancel := context.WithTimeout(ctx, a.flushWait)
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.flushWait)
 	defer cancel()
 	if flushErr := a.channel.Flush(flush); flushErr != nil && err == nil {
+		a.con.problem(flushErr)
 		err = flushErr
 	}
 	return err
+}
+
+// print shows the host the end of the console, where it cannot see it. What comes before the last report has arrived
+// when that is acknowledged.
+func (a *agent) print() {
+	if p, ok := a.channel.(printer); ok {
+		p.Print(a.con.tail())
+	}
 }
 
 func (a *agent) life(ctx context.Context) error {
@@ -97,31 +121,47 @@ func (a *agent) configure(start firerunner.GuestStart) (account, error) {
 	if err != nil {
 		return account{}, err
 	}
+	if err := a.prepare(start); err != nil {
+		return account{}, err
+	}
+	if err := os.MkdirAll(a.path(runDir), 0o755); err != nil {
+		return account{}, err
+	}
+	if err := os.WriteFile(a.path(caFile), []byte(start.CA), 0o644); err != nil {
+		return account{}, err
+	}
+	return user, a.handOver(user, config)
+}
+
+// prepare gives the system its name and its network, if it is ours.
+func (a *agent) prepare(start firerunner.GuestStart) error {
+	if a.foreign {
+		return nil
+	}
 	if err := a.system.hostname(start.Hostname); err != nil {
-		return account{}, fmt.Errorf("set the host name: %w", err)
+		return fmt.Errorf("set the host name: %w", err)
 	}
-	if err := a.system.network(start.Network); err != nil {
-		return account{}, fmt.Errorf("set up the network: %w", err)
+	network := a.kept
+	if start.Network != (firerunner.GuestNetwork{}) || network.Address == "" {
+		network = start.Network
+		if err := a.system.network(network); err != nil {
+			return fmt.Errorf("set up the network: %w", err)
+		}
 	}
-	files := []struct {
+	for _, f := range []struct {
 		path, text string
 		mode       os.FileMode
 	}{
 		{"/etc/machine-id", start.MachineID + "\n", 0o444},
 		{"/etc/hostname", start.Hostname + "\n", 0o644},
 		{"/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 " + start.Hostname + "\n::1 localhost ip6-localhost\n", 0o644},
-		{"/etc/resolv.conf", resolvConf(start.Network.DNS), 0o644},
-		{caFile, start.CA, 0o644},
-	}
-	if err := os.MkdirAll(a.path(runDir), 0o755); err != nil {
-		return account{}, err
-	}
-	for _, f := range files {
+		{"/etc/resolv.conf", resolvConf(network.DNS), 0o644},
+	} {
 		if err := os.WriteFile(a.path(f.path), []byte(f.text), f.mode); err != nil {
-			return account{}, err
+			return err
 		}
 	}
-	return user, a.handOver(user, config)
+	return nil
 }
 
 // handOver makes what the job's user owns.

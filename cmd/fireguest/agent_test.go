@@ -259,6 +259,6 @@ func TestAgentErrNoStart(t *testing.T) {
 	defer far.Close()
 	channel := guest.Dial(near, guest.FromGuest{}, nil)
 	defer channel.Close()
-	a := &agent{channel: channel, startWait: 10 * time.Millisecond, flushWait: 10 * time.Millisecond}
+	a := &agent{con: &console{w: &consoleLog{}, uptime: uptime}, channel: channel, startWait: 10 * time.Millisecond, flushWait: 10 * time.Millisecond}
 	require.ErrorContains(t, a.run(t.Context()), "wait for the host's start")
 }

@@ -27,7 +27,7 @@ const (
 // boot is PID 1. It never returns: it ends the microVM, whatever happens. A panic in another goroutine ends the
 // process, which is a kernel panic, which ends the microVM too (panic=-1 on the kernel's command line).
 func boot() {
-	con := &console{w: os.Stderr, uptime: uptime}
+	con := &console{w: os.Stderr, uptime: uptime, kernel: kernelLog}
 	defer power()
 	defer func() {
 		if r := recover(); r != nil {
@@ -43,31 +43,57 @@ func boot() {
 		con.problem(err)
 		return
 	}
-	port, err := openPort("/sys", "/dev", portWait)
+	way, err := findWay(con)
 	if err != nil {
 		con.problem(err)
 		return
 	}
-	channel := guest.Dial(port, hello(), func(at time.Time) { _ = setClock(at) })
 	stuck.Stop() // from here on every wait has a deadline of its own
 	con.phase("hello")
 	reaper := newReaper()
 	a := &agent{
-		root: "/", con: con, channel: channel, runner: runnerPath,
-		startWait: startWait, flushWait: flushWait, limits: defaultLimits,
+		root: "/", con: con, channel: way.channel, runner: runnerPath, kept: way.kept,
+		startWait: startWait, flushWait: way.flushWait, limits: defaultLimits,
 		system: system{
 			addEntropy: addEntropy, setClock: setClock,
 			hostname: func(name string) error { return unix.Sethostname([]byte(name)) },
-			network:  func(n firerunner.GuestNetwork) error { return configureNetwork(mainLink, n) },
+			network:  func(n firerunner.GuestNetwork) error { return configureNetwork(way.link, n) },
 			chown:    os.Chown,
 			start:    reaper.start,
 		},
 	}
-	if err := a.run(context.Background()); err != nil {
-		con.problem(err)
-	}
+	_ = a.run(context.Background()) // it has said what went wrong
 	con.phase("off")
 }
+
+// way is how this microVM reaches its host.
+type way struct {
+	channel   channel
+	link      string                  // the interface that leads out
+	kept      firerunner.GuestNetwork // what it is configured with; nothing: that comes with the start
+	flushWait time.Duration
+}
+
+// findWay chooses it: the device that the host has put into the microVM, or, where there is none, the network.
+func findWay(con *console) (way, error) {
+	devices := loader{sys: "/sys"}
+	var portErr error
+	if devices.hasVirtio("3") { // consoles and ports: virtio specification, 5.3
+		port, err := openPort("/sys", "/dev", portWait)
+		if err == nil {
+			return way{channel: guest.Dial(port, hello(), hostClock), link: mainLink, flushWait: flushWait}, nil
+		}
+		portErr = err
+	}
+	w, err := callHost(con)
+	if err != nil {
+		return way{}, errors.Join(portErr, err)
+	}
+	return w, nil
+}
+
+// hostClock sets the clock to what the host says it is.
+func hostClock(at time.Time) { _ = setClock(at) }
 
 // bootSystem goes from what the kernel left us with to a system in which programs can run.
 func bootSystem(con *console) error {

@@ -5,6 +5,9 @@
 // job needs, runs the stock gitlab-runner as an unprivileged user, reports what that says, and ends the microVM.
 // A microVM never outlives its agent: whatever goes wrong here ends it.
 //
+// Where its host has no such port, it reads from the metadata service whom to call, and does the rest over TLS. On a
+// system that is not ours it is a service (fireguest --service) and does the same, but leaves the system as it is.
+//
 // It is kept small, because it is PID 1 and because every millisecond of its start is added to each job: the
 // standard library, golang.org/x/sys, and the guest channel.
 package main
@@ -27,7 +30,14 @@ func main() {
 		fmt.Println("fireguest", agentVersion())
 		return
 	}
-	fmt.Fprintln(os.Stderr, "fireguest: runs as the first process of a microVM; try --version")
+	if len(os.Args) == 2 && os.Args[1] == "--service" {
+		if err := serve(); err != nil {
+			fmt.Fprintln(os.Stderr, "fireguest:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	fmt.Fprintln(os.Stderr, "fireguest: runs as the first process of a microVM, or there as fireguest --service; try --version")
 	os.Exit(2)
 }
 

@@ -171,3 +171,20 @@ func (n *netlink) loopback() error {
 	}
 	return nil
 }
+
+func (n *netlink) up(link net.Interface) error {
+	if err := n.do(unix.RTM_NEWLINK, 0, linkMessage(link.Index, true, nil, 0)); err != nil {
+		return fmt.Errorf("bring up %s: %w", link.Name, err)
+	}
+	return nil
+}
+
+// bringUp brings an interface up that has no address yet.
+func bringUp(link net.Interface) error {
+	n, err := dialNetlink()
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer n.close()
+	return n.up(link)
+}

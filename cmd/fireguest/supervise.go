@@ -76,6 +76,7 @@ func (a *agent) supervise(ctx context.Context, start firerunner.GuestStart, user
 	if ended.signal != "" {
 		message = "ended by " + ended.signal
 	}
+	a.print()
 	a.channel.Report(guest.FromGuest{Kind: firerunner.ReportRunnerExited, ExitCode: ended.exitCode, Message: message})
 	return nil
 }

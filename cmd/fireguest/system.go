@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -84,14 +86,23 @@ func prepareSystem() error {
 	return nil
 }
 
-// power ends the microVM. Where there is no ACPI, switching off would only stop the processor and leave the
-// virtual machine standing; there, a restart is what ends it, because it was started so that it never restarts.
+// power ends the microVM.
 func power() {
-	cmd := unix.LINUX_REBOOT_CMD_RESTART
-	if _, err := os.Stat("/sys/firmware/acpi"); err == nil {
-		cmd = unix.LINUX_REBOOT_CMD_POWER_OFF
-	}
-	_ = unix.Reboot(cmd)
+	_, err := os.Stat("/sys/firmware/acpi")
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	_ = unix.Reboot(endCommand(string(cmdline), err == nil))
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	os.Exit(1) // the end of PID 1 is a kernel panic, which ends the microVM as well
+}
+
+// endCommand is what ends this kind of microVM. Where there is no ACPI, switching off would only stop the processor
+// and leave the virtual machine standing; there, a restart is what ends it, because it was started so that it never
+// restarts. Firecracker has ACPI tables without a way to switch off: what it ends at is a reset by the keyboard
+// controller, and that is what reboot=k, which it is always started with, makes of a restart:
+// https://github.com/firecracker-microvm/firecracker/blob/main/FAQ.md
+func endCommand(cmdline string, acpi bool) int {
+	if !acpi || slices.Contains(strings.Fields(cmdline), "reboot=k") {
+		return unix.LINUX_REBOOT_CMD_RESTART
+	}
+	return unix.LINUX_REBOOT_CMD_POWER_OFF
 }

@@ -31,8 +31,12 @@ func (c cut) step(do func() (int, error)) (int, error) {
 	return 0, net.ErrClosed
 }
 
-func (c cut) Write(b []byte) (int, error) { return c.step(func() (int, error) { return c.Conn.Write(b) }) }
-func (c cut) Read(b []byte) (int, error)  { return c.step(func() (int, error) { return c.Conn.Read(b) }) }
+func (c cut) Write(b []byte) (int, error) {
+	return c.step(func() (int, error) { return c.Conn.Write(b) })
+}
+func (c cut) Read(b []byte) (int, error) {
+	return c.step(func() (int, error) { return c.Conn.Read(b) })
+}
 
 // Wherever the connection breaks: either the guest never got its start, and is refused, or each of its reports is
 // recorded once and in order.

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner"
+)
+
+func testMAC() net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 0, 1, 2, 3} }
+
+// dhcpAnswerTo is what a server says to a message; options come after those that it needs.
+func dhcpAnswerTo(request []byte, kind byte, address string, options ...byte) []byte {
+	b := make([]byte, dhcpHead)
+	b[0], b[1], b[2] = 2, 1, 6
+	copy(b[4:8], request[4:8])
+	copy(b[16:20], netip.MustParseAddr(address).AsSlice())
+	copy(b[28:34], request[28:34])
+	copy(b[236:], dhcpCookie[:])
+	b = append(b, 0, optionKind, 1, kind, optionServer, 4, 10, 0, 0, 1, optionMask, 4, 255, 255, 255, 0)
+	return append(append(b, options...), optionEnd)
+}
+
+var dhcpOptions = []byte{
+	optionRouter, 8, 10, 0, 0, 1, 10, 0, 0, 9, optionDNS, 4, 10, 0, 0, 2, optionMTU, 2, 0x05, 0xdc, optionLease, 4, 0, 0, 0x0e, 0x10, 99, 1, 7,
+}
+
+// dhcpServer is a server at the other end of a dhcpConn: what it is asked, it answers by answer.
+type dhcpServer struct {
+	answer func(request []byte) [][]byte
+	out    [][]byte
+	closed bool
+}
+
+func (s *dhcpServer) send(b []byte) error { s.out = append(s.out, s.answer(b)...); return nil }
+func (s *dhcpServer) close()              { s.closed = true }
+func (s *dhcpServer) receive(b []byte, atMost time.Duration) (int, error) {
+	if len(s.out) == 0 {
+		time.Sleep(atMost)
+		return 0, os.ErrDeadlineExceeded
+	}
+	n := copy(b, s.out[0])
+	s.out = s.out[1:]
+	return n, nil
+}
+
+func kindOf(request []byte) byte { return request[dhcpHead+2] }
+
+func TestDHCPOK(t *testing.T) {
+	asked := []byte{}
+	server := &dhcpServer{answer: func(request []byte) [][]byte {
+		asked = append(asked, kindOf(request))
+		require.Len(t, request, dhcpLeast)
+		require.Equal(t, byte(0x80), request[10])
+		if len(asked) == 1 {
+			return nil // lost
+		}
+		if kindOf(request) == dhcpDiscover {
+			other := dhcpAnswerTo(request, dhcpOffer, "10.0.0.66")
+			other[4] ^= 1 // somebody else's
+			return [][]byte{other, {1, 2, 3}, dhcpAnswerTo(request, dhcpOffer, "10.0.0.5", dhcpOptions...)}
+		}
+		require.Contains(t, string(request), string([]byte{optionAddress, 4, 10, 0, 0, 5, optionServer, 4, 10, 0, 0, 1}))
+		return [][]byte{dhcpAnswerTo(request, dhcpACK, "10.0.0.6"), dhcpAnswerTo(request, dhcpACK, "10.0.0.5", dhcpOptions...)}
+	}}
+	c := &dhcpClient{link: net.Interface{Name: "eth1", HardwareAddr: testMAC()}, dial: func() (dhcpConn, error) { return server, nil }, wait: 20 * time.Millisecond}
+	got, err := c.get(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, firerunner.GuestNetwork{Address: "10.0.0.5/24", Gateway: "10.0.0.1", DNS: "10.0.0.2", MTU: 1500}, got.network())
+	require.Equal(t, time.Hour, got.time)
+	require.Equal(t, []byte{dhcpDiscover, dhcpDiscover, dhcpRequest}, asked)
+	require.True(t, server.closed)
+}
+
+func TestDHCPErr(t *testing.T) {
+	link := net.Interface{Name: "eth1", HardwareAddr: testMAC()}
+	c := &dhcpClient{link: link, wait: time.Millisecond, dial: func() (dhcpConn, error) { return nil, errors.New("no socket") }}
+	_, err := c.get(t.Context())
+	require.ErrorContains(t, err, "no socket")
+	for want, answer := range map[string]func([]byte) [][]byte{
+		"no answer": func([]byte) [][]byte { return nil },
+		"refuses":   func(r []byte) [][]byte { return [][]byte{dhcpAnswerTo(r, dhcpNAK, "0.0.0.0")} },
+		"neither":   func(r []byte) [][]byte { return [][]byte{dhcpAnswerTo(r, dhcpOffer, "169.254.7.7")} },
+		"cut off": func(r []byte) [][]byte {
+			return [][]byte{append(dhcpAnswerTo(r, dhcpOffer, "10.0.0.5")[:dhcpHead+3], 1, 200)}
+		},
+	} {
+		c.dial = func() (dhcpConn, error) { return &dhcpServer{answer: answer}, nil }
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		_, err := c.get(ctx)
+		cancel()
+		require.ErrorContains(t, err, "by DHCP on eth1")
+		if want != "no answer" && want != "refuses" {
+			require.ErrorContains(t, err, want)
+		}
+	}
+	require.NotNil(t, newDHCPClient(link).dial)
+	inNamespace(t, func() {
+		_, err := dialDHCP("none0")
+		require.Error(t, err)
+		conn, err := dialDHCP("lo")
+		require.NoError(t, err)
+		_, err = conn.receive(make([]byte, 10), time.Millisecond)
+		require.Error(t, err)
+		require.Error(t, conn.send([]byte{1}), "the interface is down")
+		conn.close()
+	})
+}
+
+// A lease without a time is for ever; of others the half is waited for.
+func TestDHCPKeep(t *testing.T) {
+	c := &dhcpClient{link: net.Interface{HardwareAddr: testMAC()}, dial: func() (dhcpConn, error) { panic("not yet") }}
+	c.keep(t.Context(), lease{}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c.keep(ctx, lease{time: time.Hour}, nil)
+
+	l := lease{address: netip.MustParsePrefix("10.0.0.5/24")}
+	request := dhcpMessage(dhcpRequest, 7, testMAC(), l, true)
+	require.Equal(t, []byte{10, 0, 0, 5}, request[12:16])
+	require.Zero(t, request[10])
+	require.Equal(t, byte(optionList), request[dhcpHead+3], "neither address nor server are named")
+}
+
+func FuzzParseDHCP(f *testing.F) {
+	request := dhcpMessage(dhcpDiscover, 0x01020304, testMAC(), lease{}, false)
+	f.Add(dhcpAnswerTo(request, dhcpOffer, "10.0.0.5", dhcpOptions...))
+	f.Add(dhcpAnswerTo(request, dhcpNAK, "0.0.0.0"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) >= 34 { // let the fuzzer into the options
+			binary.BigEndian.PutUint32(b[4:], 0x01020304)
+			copy(b[28:34], testMAC())
+		}
+		l, err := parseDHCP(b, 0x01020304, testMAC())
+		if err != nil || l.kind == dhcpNAK {
+			return
+		}
+		require.True(t, l.address.IsValid())
+		require.Positive(t, l.address.Bits())
+		require.False(t, metadataNet().Contains(l.address.Addr()))
+		require.False(t, l.gateway.IsValid() && metadataNet().Contains(l.gateway))
+		_, err = netip.ParsePrefix(l.network().Address)
+		require.NoError(t, err)
+	})
+}
