@@ -152,9 +152,9 @@ func (d *daemon) openControl(ctx context.Context, installation string) error {
 	return err
 }
 
-// start writes this machine down as a host, lets steps run, takes up what an earlier process left, and opens the doors.
+// start writes the hosts down, lets steps run, takes up what an earlier process left, and opens the doors.
 func (d *daemon) start(ctx context.Context) error {
-	if err := d.store.Update(ctx, func(tx firerunner.Tx) error { return tx.SaveHost(ctx, d.cfg.Host()) }); err != nil {
+	if err := d.control.SyncHosts(ctx, []firerunner.Host{d.cfg.Host()}); err != nil {
 		return err
 	}
 	if err := d.queue.Start(ctx); err != nil {

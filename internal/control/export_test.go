@@ -24,6 +24,12 @@ func (c *Control) Expire(ctx context.Context) error { return c.expire(ctx) }
 // Reap is one search for what nobody owns.
 func (c *Control) Reap(ctx context.Context) error { return c.reap(ctx) }
 
+// Probe is one round of asking hosts for a sign of life.
+func (c *Control) Probe(ctx context.Context) error { return c.probeHosts(ctx) }
+
+// Notice is one look for what others changed in the hosts.
+func (c *Control) Notice(ctx context.Context) error { return c.noticeHosts(ctx) }
+
 // Adopt is what Start does with what an earlier process left, without listening to guests.
 func (c *Control) Adopt(ctx context.Context) error { return c.adopt(ctx) }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -34,7 +35,7 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 		defer cancel()
 	}
 	if r.GitLabID != 0 { // this was tried before
-		made, err := c.exists(ctx, r.ID)
+		made, err := c.exists(ctx, r)
 		if err != nil {
 			return fmt.Errorf("looking for microVM %s: %w", r.ID, err)
 		}
@@ -64,11 +65,24 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 	return c.accepted(ctx, r.ID, "image "+image.Name)
 }
 
-func (c *Control) exists(ctx context.Context, id string) (bool, error) {
+// exists reports whether the microVM was made already. That another host does not answer says nothing about this one's.
+func (c *Control) exists(ctx context.Context, r firerunner.Runner) (bool, error) {
 	vms, err := c.Driver.List(ctx)
 	for _, vm := range vms {
-		if vm.ID == id && vm.Alive {
+		if vm.ID == r.ID && vm.Alive {
 			return true, nil
+		}
+	}
+	if err == nil || c.prober == nil {
+		return false, err
+	}
+	hosts, readErr := c.Store.Hosts(ctx)
+	if readErr != nil {
+		return false, errors.Join(err, readErr)
+	}
+	for _, h := range hosts {
+		if h.Name == r.Host && h.Trouble == "" && !h.Lost {
+			return false, nil
 		}
 	}
 	return false, err
