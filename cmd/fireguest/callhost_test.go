@@ -283,12 +283,32 @@ func TestServiceErr(t *testing.T) {
 	require.False(t, d.used, "no job where it could read the metadata")
 
 	// An error of the agent is reported, with what was on the console.
-	s, ended = serviceFor(t, text, "exit 0")
+	s, ended = serviceFor(t, text, "exit 3")
 	require.NoError(t, os.WriteFile(s.agent.root+"/etc/passwd", nil, 0o644))
 	require.NoError(t, s.run(t.Context()))
 	require.Equal(t, int64(1), ended.Load())
 	require.Contains(t, d.until(t, firerunner.ReportError).Message, "no user ci")
+	require.Contains(t, d.printed(), "useradd ended with status 3")
 	require.Contains(t, d.printed(), "fireguest: error: no user ci")
+}
+
+// A system without the job's user gets one.
+func TestServiceAddsUser(t *testing.T) {
+	s, _ := serviceFor(t, nil, "exit 0")
+	require.NoError(t, s.addUser(), "it has one")
+	passwd := s.agent.root + "/etc/passwd"
+	require.NoError(t, os.WriteFile(passwd, nil, 0o644))
+	var paths []string
+	start := s.agent.system.start
+	s.agent.system.start = func(c command) (*process, error) {
+		if paths = append(paths, c.path); len(paths) == 1 {
+			return nil, os.ErrNotExist
+		}
+		require.True(t, c.privileges)
+		return start(c)
+	}
+	require.NoError(t, s.addUser())
+	require.Equal(t, []string{"/usr/sbin/useradd", "/usr/sbin/adduser"}, paths)
 }
 
 // The machine is told to shut down: the job is stopped, and that is reported.

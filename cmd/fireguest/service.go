@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -45,6 +46,47 @@ func serve() error {
 	return s.run(ctx)
 }
 
+// userWait is how long making the job's user may take.
+const userWait = 30 * time.Second
+
+// addUser makes the job's user where the system has none. (useradd is Debian's, Ubuntu's, Fedora's and SUSE's; adduser
+// -D is busybox's, so Alpine's.)
+func (s *service) addUser() error {
+	if _, err := findUser(s.agent.path("/etc/passwd"), jobUser); err == nil {
+		return nil
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	var failed error
+	for _, args := range [][]string{
+		{"/usr/sbin/useradd", "--create-home", "--shell", "/bin/bash", jobUser},
+		{"/usr/sbin/adduser", "-D", "-s", "/bin/bash", jobUser},
+	} {
+		p, err := s.agent.system.start(command{path: args[0], args: args, env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, dir: "/", output: null, privileges: true})
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		late := time.NewTimer(userWait)
+		select {
+		case ended := <-p.ended:
+			late.Stop()
+			if ended.exitCode == 0 {
+				return nil
+			}
+			failed = errors.Join(failed, fmt.Errorf("%s ended with status %d", args[0], ended.exitCode))
+		case <-late.C:
+			_ = p.signal(syscall.SIGKILL)
+			<-p.ended
+			failed = errors.Join(failed, fmt.Errorf("%s did not end", args[0]))
+		}
+	}
+	return fmt.Errorf("make the user %s: %w", jobUser, failed)
+}
+
 // run reads the metadata over the network as it is, closes it, and lives the life of the agent. When ctx ends, the
 // job is stopped and reported; the machine ends all the same.
 func (s *service) run(ctx context.Context) error {
@@ -72,6 +114,9 @@ func (s *service) run(ctx context.Context) error {
 	s.con.phase("hello")
 	a := s.agent
 	a.channel = caller
+	if err := s.addUser(); err != nil {
+		s.con.problem(err) // the agent misses it too, and reports that with the end of the console
+	}
 	_ = a.run(ctx) // it has said what went wrong
 	s.con.phase("off")
 	return nil
