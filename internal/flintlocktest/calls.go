@@ -106,12 +106,17 @@ func (d *daemon) around(ctx context.Context, call *Call, serve func() error) (er
 	call.Fault = fault.Action
 	broken := status.Error(fault.Code, fault.Message)
 	switch fault.Action {
-	case FaultDelay:
-		pause(ctx, fault.Delay)
-		return serve()
-	case FaultDelayAnswer:
-		err = serve()
-		pause(ctx, fault.Delay)
+	case FaultDelay, FaultDelayAnswer:
+		if fault.Action == FaultDelay {
+			pause(ctx, fault.Delay)
+		}
+		err = serve() // also when nobody waits any more: gRPC stops no call that has begun
+		if fault.Action == FaultDelayAnswer {
+			pause(ctx, fault.Delay)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return err
 	case FaultErrorAfter:
 		if err := serve(); err != nil {

@@ -94,7 +94,7 @@ func (d *daemon) remove(r *record) error {
 		return errors.New("stopping the microvm: unable to kill process: os: process already finished")
 	}
 	if alive != nil {
-		alive.process.Kill()
+		s.kill(alive)
 	}
 	if err := os.RemoveAll(s.machineDir(r.uid())); err != nil {
 		return fmt.Errorf("removing the state directory: %w", err)

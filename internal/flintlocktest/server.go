@@ -99,16 +99,24 @@ func (s *Server) PowerOff() {
 
 func (s *Server) killAll() {
 	s.mu.Lock()
-	all := make([]Process, 0, len(s.running))
+	all := make([]*running, 0, len(s.running))
 	for _, r := range s.running {
-		all = append(all, r.process)
+		all = append(all, r)
 	}
 	s.mu.Unlock()
 	var killing sync.WaitGroup
-	for _, p := range all {
-		killing.Go(p.Kill)
+	for _, r := range all {
+		killing.Go(func() { s.kill(r) })
 	}
 	killing.Wait()
+}
+
+// kill ends a machine. When it returns, nobody takes it for running any more.
+func (s *Server) kill(r *running) {
+	r.process.Kill()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(r)
 }
 
 // Kill ends the machine of a microVM from outside, as when its process crashes. The daemon does not notice. It
@@ -120,19 +128,20 @@ func (s *Server) Kill(uid string) bool {
 	if r == nil {
 		return false
 	}
-	r.process.Kill()
+	s.kill(r)
 	return true
 }
 
 // running is a machine that was started and whose end was not seen yet.
 type running struct {
+	uid     string
 	process Process
 	size    Capacity
 }
 
 // watch keeps a machine in the books until it ends. The caller holds mu.
 func (s *Server) watch(uid string, p Process, size Capacity) {
-	mine := &running{p, size}
+	mine := &running{uid, p, size}
 	s.running[uid] = mine
 	s.counters.count(s.used())
 	s.touch()
@@ -140,12 +149,18 @@ func (s *Server) watch(uid string, p Process, size Capacity) {
 		<-p.Done()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.running[uid] == mine {
-			delete(s.running, uid)
-		}
-		s.log.Info("machine ended", "uid", uid)
-		s.touch()
+		s.forget(mine)
 	})
+}
+
+// forget takes a machine that has ended out of the books. The caller holds mu.
+func (s *Server) forget(r *running) {
+	if s.running[r.uid] != r {
+		return
+	}
+	delete(s.running, r.uid)
+	s.log.Info("machine ended", "uid", r.uid)
+	s.touch()
 }
 
 // used is what the running machines have. The caller holds mu.

@@ -77,9 +77,10 @@ func (t *tree) entry(head *tar.Header, content io.Reader) error {
 	case base == opaqueWhiteout:
 		return t.hideBelow(parent)
 	case strings.HasPrefix(base, whiteout):
-		hidden := path.Join(parent, strings.TrimPrefix(base, whiteout))
-		if path.Dir(hidden) != path.Clean(parent) || t.inLayer[hidden] {
-			return nil // ".wh..." and what is newer than the mark
+		name := strings.TrimPrefix(base, whiteout)
+		hidden := path.Join(parent, name)
+		if name == "" || name == "." || name == ".." || t.inLayer[hidden] {
+			return nil // no name, or newer than the mark
 		}
 		return t.root.RemoveAll(hidden)
 	}
