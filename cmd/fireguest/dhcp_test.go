@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -123,7 +124,29 @@ func TestDHCPKeep(t *testing.T) {
 	cancel()
 	c.keep(ctx, lease{time: time.Hour}, nil)
 
-	l := lease{address: netip.MustParsePrefix("10.0.0.5/24")}
+	l := lease{address: netip.MustParsePrefix("10.0.0.5/24"), time: 10 * time.Minute}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		var asked []time.Duration
+		server := &dhcpServer{answer: func(request []byte) [][]byte {
+			asked = append(asked, time.Since(began))
+			switch len(asked) {
+			case 1: // for an hour more
+				return [][]byte{dhcpAnswerTo(request, dhcpACK, "10.0.0.5", dhcpOptions...)}
+			case 2:
+				return nil
+			}
+			cancel()
+			return nil
+		}}
+		c.dial = func() (dhcpConn, error) { return server, nil }
+		var problems []error
+		c.keep(ctx, l, func(err error) { problems = append(problems, err) })
+		require.Equal(t, []time.Duration{5 * time.Minute, 35 * time.Minute, 65*time.Minute + 10*time.Second}, asked)
+		require.Len(t, problems, 1)
+		require.ErrorContains(t, problems[0], "no answer")
+	})
 	request := dhcpMessage(dhcpRequest, 7, testMAC(), l, true)
 	require.Equal(t, []byte{10, 0, 0, 5}, request[12:16])
 	require.Zero(t, request[10])

@@ -50,6 +50,9 @@ func (e *Endpoint) call(ctx context.Context, raw net.Conn, source netip.Prefix) 
 	answer, err := e.admit(ctx, who)
 	if err != nil {
 		code := told(err)
+		if !Final(code) {
+			e.sources.forgive(source)
+		}
 		log.Warn("guest endpoint: a guest was refused", "code", code, "error", err)
 		_ = e.refuse(conn, code)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -26,6 +27,7 @@ type desk struct {
 	mu       sync.Mutex
 	used     bool
 	lost     bool  // the start was lost with an earlier daemon
+	down     int   // how often Admit cannot tell yet
 	fails    error // of Record
 	last     int64
 	reports  []firerunner.GuestReport
@@ -47,6 +49,8 @@ func (d *desk) Admit(_ context.Context, id string, token firerunner.Secret) (fir
 	defer d.mu.Unlock()
 	d.admitted++
 	switch {
+	case d.admitted <= d.down:
+		return firerunner.GuestStart{}, "", errors.New("the disk is full")
 	case id != "vm-1" || token != deskToken:
 		return firerunner.GuestStart{}, "", firerunner.Errorf(firerunner.Unauthorized, "no")
 	case d.lost:

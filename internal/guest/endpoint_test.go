@@ -305,6 +305,18 @@ func TestEndpointTurnedAway(t *testing.T) {
 	require.Equal(t, 1, strings.Count(h.log.text(), "turned away"), "said once a minute")
 }
 
+// An outage of the desk is not the guest's fault: it may call as often as it takes.
+func TestEndpointErrUnavailable(t *testing.T) {
+	d := newDesk()
+	d.down = 5
+	h := open(t, d, func(c *EndpointConfig) { c.FailureBurst, c.FailuresPerMinute = 1, 1 })
+	c := h.caller(t, nil)
+	_, err := c.Start(soon(t))
+	require.NoError(t, err)
+	require.NoError(t, c.Flush(soon(t)))
+	require.Equal(t, 6, d.admitted)
+}
+
 func TestKeptOrdersOK(t *testing.T) {
 	k := newKeptOrders(2)
 	k.keep("a", firerunner.OrderStop)

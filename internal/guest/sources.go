@@ -101,9 +101,16 @@ func (s *sources) forget(now time.Time) bool {
 
 // attached says that a connection did not fail: its guest was let in.
 func (s *sources) attached(from netip.Prefix) {
+	s.forgive(from)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.strangers--
+}
+
+// forgive says that it was not the caller's fault: after an outage of ours, many guests come back at once.
+func (s *sources) forgive(from netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	of := s.known[from]
 	of.failures.tokens = min(float64(s.cfg.FailureBurst), of.failures.tokens+1)
 }
