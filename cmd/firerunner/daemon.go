@@ -16,7 +16,9 @@ import (
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/config"
 	"github.com/firerunner/firerunner/internal/control"
+	"github.com/firerunner/firerunner/internal/driver/flintlock"
 	"github.com/firerunner/firerunner/internal/gitlab"
+	"github.com/firerunner/firerunner/internal/guest"
 	"github.com/firerunner/firerunner/internal/image"
 	"github.com/firerunner/firerunner/internal/intake"
 	"github.com/firerunner/firerunner/internal/queue"
@@ -24,8 +26,12 @@ import (
 	"github.com/firerunner/firerunner/internal/telemetry"
 )
 
-// spareSteps is how many steps may run besides one for each microVM.
-const spareSteps = 8
+// spareSteps is how many steps may run besides one for each microVM, mostSteps the most of those: a large fleet does
+// not have all its microVMs made in one moment.
+const (
+	spareSteps = 8
+	mostSteps  = 64
+)
 
 // daemonConfig is what a daemon is made of. Driver and Routes are made from Config unless they are given.
 type daemonConfig struct {
@@ -43,9 +49,13 @@ type daemon struct {
 	enqueuer *queue.Enqueuer
 	gitlab   *gitlab.Client
 	driver   firerunner.Driver
+	fleet    *flintlock.Driver // the same, where hosts run flintlockd
 	images   *image.Store
 	control  *control.Control
 	metrics  *telemetry.Metrics
+
+	guests        *guest.Endpoint // nil: the driver has a channel of its own into its guests
+	guestListener net.Listener
 
 	webhooks, metricsServer *server
 	failed                  chan error // a listener that broke
@@ -54,7 +64,7 @@ type daemon struct {
 
 // openDaemon opens and wires everything but starts nothing. On an error it has closed again what it opened.
 func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
-	d := &daemon{cfg: cfg, log: cfg.Logger, failed: make(chan error, 2)}
+	d := &daemon{cfg: cfg, log: cfg.Logger, failed: make(chan error, 3)}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -76,7 +86,7 @@ func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
 	if err := d.openGitLab(); err != nil {
 		return nil, err
 	}
-	if err := d.openDriver(installation); err != nil {
+	if err := d.openDriver(ctx, installation); err != nil {
 		return nil, err
 	}
 	if err := d.openControl(ctx, installation); err != nil {
@@ -141,20 +151,22 @@ func (d *daemon) openControl(ctx context.Context, installation string) error {
 		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: d.cfg.VM.JobLogKiB,
 		QueueSize: d.cfg.Scheduler.QueueSize, SweepInterval: d.cfg.Sweep.Interval, SweepProjects: projects,
 		SweepWindow: d.cfg.Sweep.ProjectWindow, CallTimeout: d.cfg.GitLab.RequestTimeout, Logger: d.log,
+		Fit: d.fit(), HoldAfter: d.cfg.Scheduler.HoldAfter, HostProbeInterval: d.cfg.Flintlock.ProbeInterval,
+		HostProbeTimeout: d.cfg.Flintlock.ProbeTimeout, HostLostAfter: d.cfg.Flintlock.LostAfter,
 	})
 	if err != nil {
 		return err
 	}
 	d.queue, err = queue.New(queue.Config{
 		DB: d.store.DB(), Enqueuer: d.enqueuer, Steps: d.control.Steps(),
-		Concurrency: d.cfg.Scheduler.Slots + spareSteps, Sole: true, Logger: d.log,
+		Concurrency: min(d.cfg.TotalSlots(), mostSteps) + spareSteps, Sole: true, Logger: d.log,
 	})
 	return err
 }
 
 // start writes the hosts down, lets steps run, takes up what an earlier process left, and opens the doors.
 func (d *daemon) start(ctx context.Context) error {
-	if err := d.control.SyncHosts(ctx, []firerunner.Host{d.cfg.Host()}); err != nil {
+	if err := d.control.SyncHosts(ctx, d.cfg.HostList()); err != nil {
 		return err
 	}
 	if err := d.queue.Start(ctx); err != nil {
@@ -169,6 +181,7 @@ func (d *daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.onClose(d.control.Close)
+	d.serveGuests()
 	for _, s := range []*server{d.webhooks, d.metricsServer} {
 		s.start(d.failed)
 	}

@@ -12,13 +12,14 @@ import (
 	"strings"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
 	"github.com/firerunner/firerunner/internal/driver/fake"
 	"github.com/firerunner/firerunner/internal/driver/qemu"
 	"github.com/firerunner/firerunner/internal/image"
 )
 
 // openDriver makes the driver that the configuration names, and the store of images that it boots.
-func (d *daemon) openDriver(installation string) error {
+func (d *daemon) openDriver(ctx context.Context, installation string) error {
 	d.images = &image.Store{Dir: d.cfg.Image.Dir}
 	if d.cfg.Driver == "fake" {
 		client, err := d.guestHTTP()
@@ -29,6 +30,9 @@ func (d *daemon) openDriver(installation string) error {
 		d.driver = f
 		d.onClose(func() { d.logError("ending fake microVMs", f.Close()) })
 		return nil
+	}
+	if d.cfg.Driver == config.DriverFlintlock {
+		return d.openFleet(ctx, installation)
 	}
 	q, err := qemu.New(qemu.Config{
 		StateDir: d.cfg.StateDir, Shim: d.shim(), QEMU: d.cfg.VM.QEMU, Accel: d.cfg.VM.Accel,
@@ -88,6 +92,8 @@ func (d *daemon) image(ctx context.Context, name string) (firerunner.Image, erro
 	switch {
 	case d.cfg.Driver == "fake":
 		return firerunner.Image{Name: name}, nil
+	case d.cfg.Driver == config.DriverFlintlock:
+		return d.fleetImage(ctx, name)
 	case vm.KernelImage != "" && vm.RootFSImage != "":
 		return firerunner.Image{Name: "files", Kernel: vm.KernelImage, Initrd: vm.InitrdImage, RootFS: vm.RootFSImage}, nil
 	}

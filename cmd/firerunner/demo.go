@@ -157,7 +157,7 @@ func (d *demo) clear(ctx context.Context, cfg *config.Config, logger *slog.Logge
 	defer old.close()
 	installation, err := installationID(d.dir)
 	if err == nil {
-		err = old.openDriver(installation)
+		err = old.openDriver(ctx, installation)
 	}
 	if err != nil {
 		release()

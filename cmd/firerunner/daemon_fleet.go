@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
+	"github.com/firerunner/firerunner/internal/driver/flintlock"
+	"github.com/firerunner/firerunner/internal/guest"
+)
+
+// openFleet makes the driver for hosts that run flintlockd, and the endpoint at which their guests call. Its key and
+// certificate stay the same over restarts: guests that run know it by its fingerprint.
+func (d *daemon) openFleet(ctx context.Context, installation string) error {
+	certificate, err := guest.LoadCertificate(filepath.Join(d.cfg.StateDir, "guest"))
+	if err != nil {
+		return err
+	}
+	g := d.cfg.Guest
+	listener, err := net.Listen("tcp", net.JoinHostPort(g.Host, strconv.Itoa(g.Port)))
+	if err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "listening for guests: %w", err).
+			WithHint("choose another guest.port, or end what listens there")
+	}
+	d.guestListener = listener
+	d.onClose(func() { _ = listener.Close() }) // where it was never served
+	driver, err := flintlock.New(ctx, flintlock.Config{
+		Name: d.cfg.Driver, Namespace: "firerunner-" + installation, Hosts: fleet(d.cfg.Config), Ledger: d.store,
+		GuestURL: g.Endpoint(), GuestFingerprint: guest.Fingerprint(certificate),
+		AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.driver, d.fleet = driver, driver
+	d.onClose(func() { d.logError("closing the driver", driver.Close()) })
+	d.guests, err = guest.NewEndpoint(guest.EndpointConfig{Desk: driver, Certificate: certificate, Logger: d.log})
+	return err
+}
+
+// serveGuests takes guests' calls until the daemon is closed.
+func (d *daemon) serveGuests() {
+	if d.guests == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := d.guests.Serve(ctx, d.guestListener); err != nil {
+			d.failed <- err
+		}
+	}()
+	d.onClose(func() { cancel(); <-done })
+}
+
+// fleet is the configured hosts as the driver wants them.
+func fleet(cfg *config.Config) []flintlock.Host {
+	var hosts []flintlock.Host
+	for _, h := range cfg.Fleet() {
+		hosts = append(hosts, flintlock.Host{
+			Name: h.Name, Endpoint: h.Endpoint, Token: h.Token, TLS: flintlock.TLS(h.TLS),
+			Bridge: h.Bridge, StateDir: h.StateDir, GuestURL: h.PublicAddress, Image: h.OCI(),
+		})
+	}
+	return hosts
+}
+
+// fleetImage is the image of that name for hosts that pull it. Where each host has references of its own, nothing of it
+// has to be on this machine.
+func (d *daemon) fleetImage(ctx context.Context, name string) (firerunner.Image, error) {
+	image, err := d.images.Resolve(ctx, name)
+	if firerunner.CodeOf(err) != firerunner.NotFound {
+		return image, err
+	}
+	for _, h := range d.cfg.Fleet() {
+		if h.KernelImage == "" || h.RootFSImage == "" {
+			return image, err
+		}
+	}
+	return firerunner.Image{Name: name}, nil
+}
+
+// fit is the rule for sizes that the driver has, if any.
+func (d *daemon) fit() func(firerunner.Size) (firerunner.Size, string) {
+	if d.cfg.Driver == config.DriverFlintlock {
+		return firerunner.FitFlintlock
+	}
+	return nil
+}
