@@ -21,7 +21,6 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
-	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
 	"github.com/firerunner/firerunner/internal/flintlocktest"
 	"github.com/firerunner/firerunner/proto/flintlock/services/microvm/v1alpha1"
@@ -85,13 +84,15 @@ func TestReflection(t *testing.T) {
 	_, err = services(soon(t))
 	requireCode(t, codes.Unauthenticated, "", err)
 
-	old, err := reflectionv1alpha.NewServerReflectionClient(conn).ServerReflectionInfo(known)
+	// The older version has the same messages, on the wire.
+	old, err := conn.NewStream(known, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true},
+		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 	require.NoError(t, err)
-	require.NoError(t, old.Send(&reflectionv1alpha.ServerReflectionRequest{
-		MessageRequest: &reflectionv1alpha.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: "microvm.services.api.v1alpha1.MicroVM"},
+	require.NoError(t, old.SendMsg(&reflectionv1.ServerReflectionRequest{
+		MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: "microvm.services.api.v1alpha1.MicroVM"},
 	}))
-	answer, err := old.Recv()
-	require.NoError(t, err)
+	answer := &reflectionv1.ServerReflectionResponse{}
+	require.NoError(t, old.RecvMsg(answer))
 	require.NotEmpty(t, answer.GetFileDescriptorResponse().GetFileDescriptorProto())
 
 	_, err = healthv1.NewHealthClient(conn).Check(known, &healthv1.HealthCheckRequest{})

@@ -82,17 +82,18 @@ func (s *Server) StartDaemon() error {
 
 // StopDaemon ends flintlockd as SIGKILL does and waits until it is gone. Machines go on.
 func (s *Server) StopDaemon() {
+	s.life.Lock()
+	defer s.life.Unlock()
 	s.mu.Lock()
 	d := s.daemon
 	s.mu.Unlock()
 	if d != nil {
-		s.stop(d)
+		s.end(d)
 	}
 }
 
-func (s *Server) stop(d *daemon) {
-	s.life.Lock()
-	defer s.life.Unlock()
+// end ends a daemon. The caller holds life.
+func (s *Server) end(d *daemon) {
 	s.mu.Lock()
 	if s.daemon == d {
 		s.daemon = nil
@@ -136,7 +137,9 @@ func (d *daemon) die(reason string) {
 			return
 		}
 		s.tasks.Go(func() {
-			s.stop(d)
+			s.life.Lock()
+			s.end(d)
+			s.life.Unlock()
 			if s.cfg.RestartAfter == 0 {
 				return
 			}

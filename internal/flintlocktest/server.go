@@ -82,8 +82,6 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	s.cancel(errClosed)
 	s.StopDaemon()
-	s.life.Lock() // whoever else is stopping it has finished
-	s.life.Unlock()
 	s.killAll()
 	s.tasks.Wait()
 	return nil

@@ -27,14 +27,14 @@ func validate(spec *types.MicroVMSpec, kernelGiven bool) error {
 		return fmt.Errorf("microvm provider %s isn't available", p)
 	}
 	if v := spec.GetVcpu(); v < 1 || v > 64 {
-		return fmt.Errorf("Key: 'MicroVM.Spec.VCPU' Error: %d is not between 1 and 64", v)
+		return fmt.Errorf("validation: Key: 'MicroVM.Spec.VCPU' Error: %d is not between 1 and 64", v)
 	}
 	if m := spec.GetMemoryInMb(); m < 1024 || m > 32768 {
-		return fmt.Errorf("Key: 'MicroVM.Spec.MemoryInMb' Error: %d is not between 1024 and 32768", m)
+		return fmt.Errorf("validation: Key: 'MicroVM.Spec.MemoryInMb' Error: %d is not between 1024 and 32768", m)
 	}
 	if kernelGiven {
 		if spec.GetKernel().GetFilename() == "" {
-			return errors.New("Key: 'MicroVM.Spec.Kernel.Filename' Error: required")
+			return errors.New("validation: Key: 'MicroVM.Spec.Kernel.Filename' Error: required")
 		}
 		if err := validateImage("Kernel.Image", spec.GetKernel().GetImage()); err != nil {
 			return err
@@ -49,7 +49,7 @@ func validate(spec *types.MicroVMSpec, kernelGiven bool) error {
 		return err
 	}
 	if len(spec.GetInterfaces()) == 0 {
-		return errors.New("Key: 'MicroVM.Spec.NetworkInterfaces' Error: required")
+		return errors.New("validation: Key: 'MicroVM.Spec.NetworkInterfaces' Error: required")
 	}
 	for _, i := range spec.GetInterfaces() {
 		if err := validateInterface(i); err != nil {
@@ -76,7 +76,7 @@ func validateName(spec *types.MicroVMSpec) error {
 
 func validateVolumes(spec *types.MicroVMSpec) error {
 	if spec.GetRootVolume() == nil && spec.GetInitrd() == nil {
-		return errors.New("Key: 'MicroVM.Spec.RootVolume' Error: required without Initrd")
+		return errors.New("validation: Key: 'MicroVM.Spec.RootVolume' Error: required without Initrd")
 	}
 	volumes := spec.GetAdditionalVolumes()
 	if spec.GetRootVolume() != nil {
@@ -96,14 +96,14 @@ func validateVolumes(spec *types.MicroVMSpec) error {
 // validateImage lets short references through, such as "alpine": only the pull fails on them.
 func validateImage(field, ref string) error {
 	if _, err := name.ParseReference(ref); err != nil {
-		return fmt.Errorf("Key: 'MicroVM.Spec.%s' Error: %q is not an image", field, ref)
+		return fmt.Errorf("validation: Key: 'MicroVM.Spec.%s' Error: %q is not an image", field, ref)
 	}
 	return nil
 }
 
 func validateInterface(i *types.NetworkInterface) error {
 	if !deviceIDs.MatchString(i.GetDeviceId()) {
-		return fmt.Errorf("Key: 'MicroVM.Spec.NetworkInterfaces.GuestDeviceName' Error: %q", i.GetDeviceId())
+		return fmt.Errorf("validation: Key: 'MicroVM.Spec.NetworkInterfaces.GuestDeviceName' Error: %q", i.GetDeviceId())
 	}
 	if i.GetType() != types.NetworkInterface_TAP { // MACVTAP is the zero value
 		return fmt.Errorf("interface %s: macvtap is not supported by the microvm provider", i.GetDeviceId())
