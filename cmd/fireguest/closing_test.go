@@ -55,6 +55,7 @@ func reach(control func(fd int) error) error {
 
 func plain(int) error        { return nil }
 func noRouting(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DONTROUTE, 1) }
+
 func through(link string) func(int) error {
 	return func(fd int) error { return unix.BindToDevice(fd, link) }
 }

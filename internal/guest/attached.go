@@ -153,8 +153,7 @@ func (a *attached) write(ctx context.Context) error {
 		case order, open := <-a.orders:
 			if !open {
 				cancel()
-				<-sending
-				return errReplaced
+				return errors.Join(errReplaced, <-sending)
 			}
 			a.Endpoint.orders.keep(a.id, order)
 			a.out.order(order)

@@ -34,6 +34,7 @@ func (c cut) step(do func() (int, error)) (int, error) {
 func (c cut) Write(b []byte) (int, error) {
 	return c.step(func() (int, error) { return c.Conn.Write(b) })
 }
+
 func (c cut) Read(b []byte) (int, error) {
 	return c.step(func() (int, error) { return c.Conn.Read(b) })
 }
