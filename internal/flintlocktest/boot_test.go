@@ -48,7 +48,7 @@ func TestBootOK(t *testing.T) {
 	srv := start(t, flintlocktest.Config{
 		Images: &flintlocktest.Registry{CacheDir: t.TempDir(), VolumeMiB: 64},
 		VMM: &flintlocktest.QEMU{Network: func(flintlocktest.Machine, flintlocktest.Interface) (flintlocktest.Link, error) {
-			return flintlocktest.Link{MAC: "52:54:00:42:00:02", Serve: func(ctx context.Context, wire net.Conn) error {
+			return flintlocktest.Link{MAC: "52:54:00:42:00:03", Serve: func(ctx context.Context, wire net.Conn) error {
 				return senders(ctx, wire, seen)
 			}}, nil
 		}},
@@ -60,6 +60,7 @@ func TestBootOK(t *testing.T) {
 	}
 	spec.Initrd = &flintlock.Initrd{Image: host + "/kernel:6.1", Filename: proto.String("boot/initrd")}
 	spec.RootVolume.Source.ContainerSource = proto.String(host + "/root:1")
+	spec.Interfaces[0].GuestMac = proto.String("52:54:00:42:00:02")
 	began := time.Now()
 	client := dial(t, srv)
 	uid := create(t, client, spec)
@@ -78,7 +79,7 @@ func TestBootOK(t *testing.T) {
 	}
 	select {
 	case mac := <-seen:
-		require.Equal(t, "52:54:00:42:00:02", mac.String())
+		require.Equal(t, "52:54:00:42:00:03", mac.String())
 	default:
 		t.Fatal("no frame came out of eth1")
 	}

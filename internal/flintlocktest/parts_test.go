@@ -245,3 +245,56 @@ func TestQEMUErr(t *testing.T) {
 	_, err = (&QEMU{}).Start(t.Context(), m)
 	require.ErrorContains(t, err, "console")
 }
+
+// TestTranslated: the guest's frames arrive as another's, ARP included, and the answers come back as its own.
+func TestTranslated(t *testing.T) {
+	guest, believed := net.HardwareAddr{2, 1, 1, 1, 1, 1}, net.HardwareAddr{2, 2, 2, 2, 2, 2}
+	gateway := net.HardwareAddr{2, 3, 3, 3, 3, 3}
+	arpOf := func(to, from net.HardwareAddr) []byte {
+		frame := append(append(append([]byte{}, to...), from...), 8, 6)
+		frame = append(frame, 0, 1, 8, 0, 6, 4, 0, 1)
+		frame = append(append(frame, from...), 10, 0, 0, 2)
+		return append(append(frame, to...), 10, 0, 0, 1)
+	}
+	framed := func(frame []byte) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...)
+	}
+	near, far, err := wirePair()
+	require.NoError(t, err)
+	qemu, err := net.FileConn(far)
+	require.NoError(t, err)
+	far.Close()
+	link, err := Link{MAC: believed.String(), Serve: func(_ context.Context, wire net.Conn) error {
+		defer wire.Close()
+		frame, err := readFrame(wire)
+		if err == nil && !bytes.Equal(frame, arpOf(gateway, believed)) {
+			err = fmt.Errorf("got % x", frame)
+		}
+		if err == nil {
+			_, err = wire.Write(framed(arpOf(believed, gateway)))
+		}
+		return err
+	}}.to(guest.String(), "")
+	require.NoError(t, err)
+	require.Equal(t, guest.String(), link.MAC)
+	ended := make(chan error, 1)
+	go func() { ended <- link.Serve(t.Context(), near) }()
+	_, err = qemu.Write(framed(arpOf(gateway, guest)))
+	require.NoError(t, err)
+	answer, err := readFrame(qemu)
+	require.NoError(t, err)
+	require.Equal(t, arpOf(guest, gateway), answer)
+	require.NoError(t, qemu.Close())
+	require.NoError(t, <-ended)
+
+	for _, frame := range [][]byte{nil, {1}, arpOf(guest, gateway)[:20]} {
+		replaceAddress(frame, guest, believed)
+	}
+	for _, bad := range []Link{{MAC: "x", Serve: drain}, {MAC: believed.String(), Serve: drain}} {
+		_, err = bad.to("y", "")
+		require.Error(t, err)
+	}
+	same, err := Link{}.to("", believed.String())
+	require.NoError(t, err)
+	require.Equal(t, believed.String(), same.MAC)
+}
