@@ -25,7 +25,7 @@ func broadcastAddr() netip.Addr { return netip.AddrFrom4([4]byte{10, 42, 0, 255}
 
 // Locally administered addresses, the same for every microVM (see Guest).
 func gatewayMAC() tcpip.LinkAddress { return "\x52\x54\x00\x42\x00\x01" }
-func guestMAC() tcpip.LinkAddress   { return "\x52\x54\x00\x42\x00\x02" }
+func defaultMAC() tcpip.LinkAddress { return "\x52\x54\x00\x42\x00\x02" }
 
 // nonPublic are the IPv4 ranges that are not the public Internet.
 // Source: https://www.iana.org/assignments/iana-ipv4-special-registry (RFC 6890), and multicast.

@@ -13,7 +13,7 @@ import (
 // own as well.
 func (n *Network) admit(frame []byte) (deliver bool, reply []byte) {
 	eth := header.Ethernet(frame)
-	if eth.SourceAddress() != guestMAC() {
+	if eth.SourceAddress() != n.guestMAC() {
 		n.count.spoofed.Add(1)
 		return false, nil
 	}
@@ -71,14 +71,14 @@ func (n *Network) answerARP(packet []byte) []byte {
 	reply := make([]byte, linkHeader+header.ARPSize)
 	binary.BigEndian.PutUint32(reply, header.EthernetMinimumSize+header.ARPSize)
 	header.Ethernet(reply[lengthSize:]).Encode(&header.EthernetFields{
-		SrcAddr: gatewayMAC(), DstAddr: guestMAC(), Type: header.ARPProtocolNumber,
+		SrcAddr: gatewayMAC(), DstAddr: n.guestMAC(), Type: header.ARPProtocolNumber,
 	})
 	answer := header.ARP(reply[linkHeader:])
 	answer.SetIPv4OverEthernet()
 	answer.SetOp(header.ARPReply)
 	copy(answer.HardwareAddressSender(), gatewayMAC())
 	copy(answer.ProtocolAddressSender(), target.AsSlice())
-	copy(answer.HardwareAddressTarget(), guestMAC())
+	copy(answer.HardwareAddressTarget(), n.guestMAC())
 	copy(answer.ProtocolAddressTarget(), ask.ProtocolAddressSender())
 	return reply
 }

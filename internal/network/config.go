@@ -35,6 +35,8 @@ type Config struct {
 	// Guest is the guest's own address, within 10.42.0.0/24 and above those that routes get. Default 10.42.0.2, the
 	// same for every microVM: each has a network of its own. Another one is for whoever gives out addresses itself.
 	Guest netip.Addr
+	// GuestMAC is its hardware address. Default 52:54:00:42:00:02.
+	GuestMAC net.HardwareAddr
 
 	// HostAddresses returns the addresses of the host's own interfaces, which are never reached as public
 	// ones. It is asked for each new flow, because addresses come and go. An error refuses the flow.
@@ -68,6 +70,9 @@ func (c Config) withDefaults() Config {
 	}
 	if !c.Guest.IsValid() {
 		c.Guest = defaultGuest()
+	}
+	if len(c.GuestMAC) == 0 {
+		c.GuestMAC = net.HardwareAddr(defaultMAC())
 	}
 	setDefault(&c.MTU, defaultMTU)
 	setDefault(&c.MaxTCPConns, 512)

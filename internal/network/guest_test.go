@@ -71,7 +71,7 @@ func serve(t testing.TB, n *Network) (far net.Conn, ended chan error) {
 func newGuest(t testing.TB, n *Network) *testGuest {
 	t.Helper()
 	far, ended := serve(t, n)
-	wire := newLink(guestMAC(), gatewayMAC(), uint32(n.cfg.MTU))
+	wire := newLink(defaultMAC(), gatewayMAC(), uint32(n.cfg.MTU))
 	wire.connect(far)
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},

@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"golang.org/x/time/rate"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/firerunner/firerunner"
@@ -53,7 +54,7 @@ func New(cfg Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := plan.checkGuest(cfg.Guest); err != nil {
+	if err := plan.checkGuest(cfg.Guest, cfg.GuestMAC); err != nil {
 		return nil, err
 	}
 	n := &Network{
@@ -65,7 +66,7 @@ func New(cfg Config) (*Network, error) {
 		udpSlots: make(chan struct{}, cfg.MaxUDPFlows),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.link = newLink(gatewayMAC(), guestMAC(), uint32(cfg.MTU))
+	n.link = newLink(gatewayMAC(), n.guestMAC(), uint32(cfg.MTU))
 	n.link.admit = n.admit
 	n.link.bad = func() { n.count.malformed.Add(1) }
 	if n.stack, err = newStack(n.link, cfg.bufferBytes); err != nil {
@@ -89,10 +90,12 @@ func (n *Network) Guest() firerunner.GuestNetwork {
 		Address: netip.PrefixFrom(n.cfg.Guest, subnet().Bits()).String(),
 		Gateway: gatewayAddr().String(),
 		DNS:     gatewayAddr().String(),
-		MAC:     net.HardwareAddr(guestMAC()).String(),
+		MAC:     n.cfg.GuestMAC.String(),
 		MTU:     n.cfg.MTU,
 	}
 }
+
+func (n *Network) guestMAC() tcpip.LinkAddress { return tcpip.LinkAddress(n.cfg.GuestMAC) }
 
 // Serve carries frames between QEMU's end of conn and the network until QEMU hangs up, ctx ends, or Close is
 // called; all three are the normal end and return nil. An error means that what came was not QEMU's framing.

@@ -219,8 +219,15 @@ func TestGuestAddress(t *testing.T) {
 		_, err := New(config(guest))
 		require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err), guest)
 	}
-	n := newNetwork(t, config("10.42.0.77"))
+	for _, mac := range []net.HardwareAddr{{1, 2, 3, 4, 5, 6}, {2}, net.HardwareAddr(gatewayMAC())} {
+		_, err := New(Config{GuestMAC: mac})
+		require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err), mac)
+	}
+	with := config("10.42.0.77")
+	with.GuestMAC = net.HardwareAddr{2, 0, 0, 0, 0, 7}
+	n := newNetwork(t, with)
 	require.Equal(t, "10.42.0.77/24", n.Guest().Address)
+	require.Equal(t, "02:00:00:00:00:07", n.Guest().MAC)
 	packet := func(src string) bool {
 		ip := make(header.IPv4, header.IPv4MinimumSize+header.TCPMinimumSize)
 		ip.Encode(&header.IPv4Fields{

@@ -40,8 +40,11 @@ func newPolicy(cfg Config) (*policy, error) {
 	return p, nil
 }
 
-// checkGuest refuses an address for the guest that is another's.
-func (p *policy) checkGuest(a netip.Addr) error {
+// checkGuest refuses addresses for the guest that are another's.
+func (p *policy) checkGuest(a netip.Addr, mac net.HardwareAddr) error {
+	if len(mac) != 6 || mac[0]&1 != 0 || string(mac) == string(gatewayMAC()) {
+		return firerunner.Errorf(firerunner.Invalid, "network: %s cannot be the guest's hardware address", mac)
+	}
 	taken := a == subnet().Addr() || a == gatewayAddr() || a == broadcastAddr()
 	for _, route := range p.names {
 		taken = taken || a == route

@@ -63,10 +63,10 @@ func arp(sender, target netip.Addr) []byte {
 	p := header.ARP(make([]byte, header.ARPSize))
 	p.SetIPv4OverEthernet()
 	p.SetOp(header.ARPRequest)
-	copy(p.HardwareAddressSender(), guestMAC())
+	copy(p.HardwareAddressSender(), defaultMAC())
 	copy(p.ProtocolAddressSender(), sender.AsSlice())
 	copy(p.ProtocolAddressTarget(), target.AsSlice())
-	return ethernet(guestMAC(), header.EthernetBroadcastAddress, header.ARPProtocolNumber, p)
+	return ethernet(defaultMAC(), header.EthernetBroadcastAddress, header.ARPProtocolNumber, p)
 }
 
 func ip(src, dst string, proto tcpip.TransportProtocolNumber, payload []byte) []byte {
@@ -76,7 +76,7 @@ func ip(src, dst string, proto tcpip.TransportProtocolNumber, payload []byte) []
 		SrcAddr: toStack(netip.MustParseAddr(src)), DstAddr: toStack(netip.MustParseAddr(dst)),
 	})
 	p.SetChecksum(^p.CalculateChecksum())
-	return ethernet(guestMAC(), gatewayMAC(), header.IPv4ProtocolNumber, append(p, payload...))
+	return ethernet(defaultMAC(), gatewayMAC(), header.IPv4ProtocolNumber, append(p, payload...))
 }
 
 func segment(dst string, fields header.TCPFields) []byte {
@@ -136,7 +136,7 @@ func TestUncarried(t *testing.T) {
 	g.send(ip("10.42.0.2", "10.42.0.1", header.ICMPv4ProtocolNumber, []byte{8}))
 	g.send(ip("10.42.0.2", "10.42.0.1", 2, make([]byte, 8)))  // IGMP
 	g.send(ip("10.42.0.2", "10.42.0.1", 41, make([]byte, 8))) // IPv6 in IPv4
-	g.send(ethernet(guestMAC(), gatewayMAC(), header.IPv6ProtocolNumber, make([]byte, 60)))
+	g.send(ethernet(defaultMAC(), gatewayMAC(), header.IPv6ProtocolNumber, make([]byte, 60)))
 	g.silent()
 	require.EqualValues(t, 3*len(targets)+5, n.Stats().Dropped)
 }
@@ -160,7 +160,7 @@ func TestARP(t *testing.T) {
 		require.Equal(t, header.ARPReply, reply.Op())
 		require.Equal(t, target, netip.AddrFrom4([4]byte(reply.ProtocolAddressSender())).String())
 		require.EqualValues(t, gatewayMAC(), reply.HardwareAddressSender())
-		require.Equal(t, guestMAC(), header.Ethernet(frame).DestinationAddress())
+		require.Equal(t, defaultMAC(), header.Ethernet(frame).DestinationAddress())
 	}
 	for _, target := range []string{"10.42.0.2", "10.42.0.0", "10.42.0.255", "192.168.1.1", "127.0.0.1"} {
 		g.send(arp(netip.IPv4Unspecified(), netip.MustParseAddr(target)))
