@@ -16,6 +16,7 @@ type VM struct {
 	State              string // PENDING, CREATED, FAILED or DELETING, as the API says
 	Retry              int
 	Reason             string // of the last failure, which the API does not tell
+	Refusal            string // why the VMM refused its configuration and ended at once, which nobody tells
 	Deleting           bool
 	Boots              int  // how often its machine was started
 	Running            bool // whether its machine runs, which the API does not tell
@@ -85,7 +86,7 @@ func (s *Server) look(r *record) VM {
 	_, alive := s.running[r.uid()]
 	return VM{
 		UID: r.uid(), Namespace: r.namespace(), ID: r.id(),
-		State: r.state().String(), Retry: int(r.vm.GetStatus().GetRetry()), Reason: r.reason, Deleting: r.deleting,
+		State: r.state().String(), Retry: int(r.vm.GetStatus().GetRetry()), Reason: r.reason, Refusal: r.refusal, Deleting: r.deleting,
 		Boots: r.boots, Running: alive, Unreadable: r.unreadable(), VCPUs: m.VCPUs, MemoryMiB: m.MemoryMiB,
 		Console: filepath.Join(m.Dir, consoleFile), Metadata: m.Metadata,
 		Asked: proto.Clone(r.asked).(*types.MicroVMSpec), Told: r.view(),

@@ -243,7 +243,7 @@ func (d *daemon) boot(r *record, spec *types.MicroVMSpec) error {
 	}
 	if refusal != "" {
 		s.log.Warn("the VMM refused its configuration", "uid", r.uid(), "reason", refusal)
-		r.reason = refusal
+		r.refusal = refusal
 	}
 	s.watch(r.uid(), process, size)
 	s.log.Info("machine started", "uid", r.uid(), "boot", m.Boot)

@@ -35,6 +35,7 @@ type record struct {
 	pulled    bool
 	boots     int
 	reason    string // of the last failure
+	refusal   string // why the VMM ended at once
 }
 
 func (r *record) uid() string                             { return r.vm.GetSpec().GetUid() }

@@ -210,7 +210,7 @@ func TestBootRefused(t *testing.T) {
 			uid := create(t, c, spec)
 			vm, err := srv.WaitVM(soon(t), uid, func(vm flintlocktest.VM) bool { return created(vm) && ended(vm) })
 			require.NoError(t, err)
-			require.Contains(t, vm.Reason, tc.reason)
+			require.Contains(t, vm.Refusal, tc.reason)
 		})
 	}
 }
