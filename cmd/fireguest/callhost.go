@@ -42,7 +42,7 @@ func callHost(con *console) (way, error) {
 	if err := closeMetadata(service); err != nil {
 		return way{}, err
 	}
-	network, err := setUp(con, job, m.Network)
+	network, err := setUp(context.Background(), con, job, m.Network)
 	if err != nil {
 		return way{}, err
 	}
@@ -56,8 +56,9 @@ func callHost(con *console) (way, error) {
 	}, nil
 }
 
-// setUp gives the job's interface its fixed address, or one by DHCP, and returns what it has.
-func setUp(con *console, job net.Interface, fixed firerunner.GuestNetwork) (firerunner.GuestNetwork, error) {
+// setUp gives the job's interface its fixed address, or one by DHCP, which it keeps for as long as ctx lasts, and
+// returns what it has.
+func setUp(ctx context.Context, con *console, job net.Interface, fixed firerunner.GuestNetwork) (firerunner.GuestNetwork, error) {
 	if fixed.Address != "" {
 		return fixed, configureNetwork(job.Name, fixed)
 	}
@@ -67,7 +68,7 @@ func setUp(con *console, job net.Interface, fixed firerunner.GuestNetwork) (fire
 	if err := bringUp(job); err != nil {
 		return firerunner.GuestNetwork{}, err
 	}
-	asking, cancel := context.WithTimeout(context.Background(), addressWait)
+	asking, cancel := context.WithTimeout(ctx, addressWait)
 	defer cancel()
 	client := newDHCPClient(job)
 	got, err := client.get(asking)
@@ -81,7 +82,7 @@ func setUp(con *console, job net.Interface, fixed firerunner.GuestNetwork) (fire
 	if err := configureNetwork(job.Name, network); err != nil {
 		return firerunner.GuestNetwork{}, err
 	}
-	go client.keep(context.Background(), got, con.problem) // for as long as there is this microVM
+	go client.keep(ctx, got, con.problem)
 	return network, nil
 }
 

@@ -18,13 +18,21 @@ import (
 // tap makes an Ethernet interface in this thread's network namespace. Nobody is at its other end.
 func tap(t *testing.T, name, mac string) net.Interface {
 	t.Helper()
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	link, _ := tapFile(t, name, mac)
+	return link
+}
+
+// tapFile makes one whose other end is a file: each read and each write is a frame.
+func tapFile(t *testing.T, name, mac string) (net.Interface, *os.File) {
+	t.Helper()
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = unix.Close(fd) })
 	request, err := unix.NewIfreq(name)
 	require.NoError(t, err)
 	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	require.NoError(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, request))
+	file := os.NewFile(uintptr(fd), name)
+	t.Cleanup(func() { _ = file.Close() })
 	link, err := net.InterfaceByName(name)
 	require.NoError(t, err)
 	hardware, err := net.ParseMAC(mac)
@@ -35,7 +43,7 @@ func tap(t *testing.T, name, mac string) net.Interface {
 	require.NoError(t, n.do(unix.RTM_NEWLINK, 0, linkMessage(link.Index, false, hardware, 0)))
 	link, err = net.InterfaceByName(name)
 	require.NoError(t, err)
-	return *link
+	return *link, file
 }
 
 // reach is what a process hears that connects to the metadata service, by a socket with these options.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -151,6 +152,64 @@ func TestDHCPKeep(t *testing.T) {
 	require.Equal(t, []byte{10, 0, 0, 5}, request[12:16])
 	require.Zero(t, request[10])
 	require.Equal(t, byte(optionList), request[dhcpHead+3], "neither address nor server are named")
+}
+
+// serveDHCP answers what comes over a wire: Ethernet, IP and UDP around the messages.
+func serveDHCP(wire *os.File, answer func([]byte) []byte) {
+	frame := make([]byte, 2048)
+	for {
+		n, err := wire.Read(frame)
+		if err != nil {
+			return
+		}
+		const head = 14 + 20 + 8
+		if n < head+dhcpHead || frame[12] != 8 || frame[13] != 0 || frame[14+9] != 17 || binary.BigEndian.Uint16(frame[36:]) != 67 {
+			continue
+		}
+		payload := answer(frame[head:n])
+		out := append([]byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 0}, 0x45, 0)
+		out = binary.BigEndian.AppendUint16(out, uint16(28+len(payload)))
+		out = append(out, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 255, 255, 255, 255)
+		sum := uint32(0)
+		for i := 14; i < 34; i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(out[i:]))
+		}
+		binary.BigEndian.PutUint16(out[24:], ^uint16(sum+sum>>16))
+		out = append(out, 0, 67, 0, 68)
+		out = binary.BigEndian.AppendUint16(out, uint16(8+len(payload)))
+		out = append(out, 0, 0)
+		_, _ = wire.Write(append(out, payload...))
+	}
+}
+
+// The kernel takes part in this one: an interface without an address sends and hears broadcasts.
+func TestSetUpOK(t *testing.T) {
+	requireTap(t)
+	con := &console{w: &consoleLog{}, uptime: uptime}
+	inNamespace(t, func() {
+		link, wire := tapFile(t, "eth1", "52:54:00:01:02:03")
+		go serveDHCP(wire, func(request []byte) []byte {
+			return dhcpAnswerTo(request, map[byte]byte{dhcpDiscover: dhcpOffer, dhcpRequest: dhcpACK}[kindOf(request)], "10.0.0.5", dhcpOptions...)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		got, err := setUp(ctx, con, link, firerunner.GuestNetwork{DNS: "10.0.0.53"})
+		require.NoError(t, err)
+		require.Equal(t, firerunner.GuestNetwork{Address: "10.0.0.5/24", Gateway: "10.0.0.1", DNS: "10.0.0.53", MTU: 1500}, got)
+		addresses, err := link.Addrs()
+		require.NoError(t, err)
+		require.Contains(t, fmt.Sprint(addresses), "10.0.0.5/24")
+
+		fixed := firerunner.GuestNetwork{Address: "10.0.0.7/24", Gateway: "10.0.0.1"}
+		got, err = setUp(ctx, con, link, fixed)
+		require.NoError(t, err)
+		require.Equal(t, fixed, got)
+
+		cancel()
+		_, err = setUp(ctx, con, link, firerunner.GuestNetwork{})
+		require.ErrorContains(t, err, "by DHCP on eth1")
+		require.NoError(t, wire.Close())
+	})
 }
 
 func FuzzParseDHCP(f *testing.F) {
