@@ -59,6 +59,10 @@ image: deps build gitlab-runner ## Build the guest image with it (kept by conten
 demo: image ## Run a pipeline in real microVMs: emulated GitLab, real gitlab-runner, nothing left behind
 	bin/firerunner demo
 
+.PHONY: demo-fleet
+demo-fleet: image ## The same on three hosts with a fake flintlockd each, whose microVMs are real
+	bin/firerunner demo --hosts 3
+
 ##### To change it
 
 .PHONY: check

@@ -28,7 +28,7 @@ func (d *daemon) openFleet(ctx context.Context, installation string) error {
 	d.guestListener = listener
 	d.onClose(func() { _ = listener.Close() }) // where it was never served
 	driver, err := flintlock.New(ctx, flintlock.Config{
-		Name: d.cfg.Driver, Namespace: "firerunner-" + installation, Hosts: fleet(d.cfg.Config), Ledger: d.store,
+		Name: d.cfg.Driver, Namespace: "fr-" + installation, Hosts: fleet(d.cfg.Config), Ledger: d.store,
 		GuestURL: g.Endpoint(), GuestFingerprint: guest.Fingerprint(certificate),
 		AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
 	})

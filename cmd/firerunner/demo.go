@@ -24,6 +24,7 @@ import (
 func newDemoCommand(a *app) *cobra.Command {
 	var timeout time.Duration
 	var logFile string
+	var hosts int
 	command := &cobra.Command{
 		Use:   "demo",
 		Short: "Run a pipeline in real microVMs, with an emulated GitLab",
@@ -34,17 +35,19 @@ its own, by the real gitlab-runner. Afterwards nothing is left. The exit status 
 
 It needs the image "default" (firerunner image build); make demo does all of it.`,
 		Example: `  firerunner demo
+  firerunner demo --hosts 3
   firerunner demo --log demo.log`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeoutCause(command.Context(), timeout,
 				firerunner.Errorf(firerunner.Unavailable, "the demo took longer than %s", timeout))
 			defer cancel()
-			return a.demo(ctx, logFile)
+			return a.demo(ctx, logFile, hosts)
 		},
 	}
 	command.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "give up after this time")
 	command.Flags().StringVar(&logFile, "log", "", "write the daemon's log to this `file`")
+	command.Flags().IntVar(&hosts, "hosts", 0, "run it on this many hosts with a fake flintlockd, whose microVMs are real; 0: on this machine")
 	return command
 }
 
@@ -54,11 +57,15 @@ type demo struct {
 	dir      string
 	gitlab   *gitlabtest.Server
 	daemon   *daemon
+	fleet    *demoFleet // nil: microVMs are made on this machine
 	pipeline int64
 	began    time.Time
 }
 
-func (a *app) demo(ctx context.Context, logFile string) (err error) {
+func (a *app) demo(ctx context.Context, logFile string, hosts int) (err error) {
+	if hosts < 0 || hosts > 16 {
+		return firerunner.Errorf(firerunner.Invalid, "--hosts is 0 to 16")
+	}
 	logger, closeLog, err := a.demoLogger(logFile)
 	if err != nil {
 		return err
@@ -80,6 +87,12 @@ func (a *app) demo(ctx context.Context, logFile string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.gitlab.Close()) }()
+	if hosts > 0 {
+		defer func() { err = errors.Join(err, d.fleet.close()) }()
+		if err := d.startFleet(ctx, cfg, hosts, logger); err != nil {
+			return err
+		}
+	}
 	if d.daemon, err = openDaemon(ctx, daemonConfig{Config: cfg, Logger: logger, Environ: a.Environ}); err != nil {
 		return err
 	}
@@ -167,7 +180,7 @@ func (d *demo) clear(ctx context.Context, cfg *config.Config, logger *slog.Logge
 	for _, vm := range vms {
 		err = errors.Join(err, old.driver.Destroy(ctx, vm.ID))
 	}
-	for _, name := range []string{"firerunner.db", "firerunner.db-wal", "firerunner.db-shm", "gitlab"} {
+	for _, name := range []string{"firerunner.db", "firerunner.db-wal", "firerunner.db-shm", "gitlab", "fleet"} {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(d.dir, name)))
 	}
 	if err != nil {
@@ -219,6 +232,9 @@ func (d *demo) push() error {
 	d.pipeline = pipeline.ID
 	d.say("emulated GitLab   %s\n", d.gitlab.URL())
 	d.say("FireRunner        %s (signed webhooks)\n", d.daemon.webhookURL())
+	if d.fleet != nil {
+		d.say("hosts             %d, each with a flintlockd of its own (gRPC, TLS 1.3, token)\n", len(d.fleet.hosts))
+	}
 	d.say("pushed            %s: pipeline %d with %d jobs\n\n", project.Path, pipeline.ID, len(pipeline.JobIDs))
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -104,21 +105,21 @@ func (d *demo) table(ctx context.Context) string {
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "JOB\tSTAGE\tTAGS\tGITLAB\tMICROVM\tSTATE\tTIME")
+	fmt.Fprintln(w, "JOB\tSTAGE\tTAGS\tGITLAB\tMICROVM\tHOST\tSTATE\tTIME")
 	for _, j := range d.jobs() {
-		vm, state := "-", "-"
+		vm, host, state := "-", "-", "-"
 		r, ok := states[j.ID]
 		if tags := firerunner.NewTagSet(j.Tags...); !ok && j.Status == gitlabtest.StatusPending && len(queued[tags]) > 0 {
 			r, queued[tags], ok = queued[tags][0], queued[tags][1:], true // any of them may take it
 		}
 		if ok {
-			vm, state = r.ID, r.State.String()
+			vm, host, state = r.ID, cmp.Or(r.Host, "-"), r.State.String()
 		}
 		status := string(j.Status)
 		if j.Status == gitlabtest.StatusFailed && j.AllowFailure {
 			status += " (allowed)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", j.Name, j.Stage, strings.Join(j.Tags, ","), status, vm, state, elapsed(j))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", j.Name, j.Stage, strings.Join(j.Tags, ","), status, vm, host, state, elapsed(j))
 	}
 	_ = w.Flush()
 	return b.String()

@@ -44,7 +44,7 @@ func (d *demo) left(ctx context.Context) (leftovers, error) {
 		}
 		return err
 	})
-	return leftovers{VMs: len(vms), Runners: len(d.gitlab.Runners()), Overlays: overlays, Rows: len(live)}, err
+	return leftovers{VMs: max(len(vms), d.fleet.machines()), Runners: len(d.gitlab.Runners()), Overlays: overlays, Rows: len(live)}, err
 }
 
 // settle waits until nothing is left, for settleTime at most.
