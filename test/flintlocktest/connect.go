@@ -1,0 +1,31 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/flintlocktest"
+	"github.com/firerunner/firerunner/internal/network"
+)
+
+// connector gives each interface a user-mode network of its own, with one guest on it: the bridge of a host on which
+// microVMs do not see each other.
+func connector(policy firerunner.NetworkPolicy, log *slog.Logger) func(flintlocktest.Machine, flintlocktest.Interface) (flintlocktest.Link, error) {
+	return func(m flintlocktest.Machine, i flintlocktest.Interface) (flintlocktest.Link, error) {
+		cfg := network.Config{Policy: policy, Logger: log.With("uid", m.UID)}
+		if i.Address != "" {
+			address, err := netip.ParsePrefix(i.Address)
+			if err != nil {
+				return flintlocktest.Link{}, fmt.Errorf("static address %s: %w", i.Address, err)
+			}
+			cfg.Guest = address.Addr()
+		}
+		n, err := network.New(cfg)
+		if err != nil {
+			return flintlocktest.Link{}, err
+		}
+		return flintlocktest.Link{MAC: n.Guest().MAC, Serve: n.Serve, Close: n.Close}, nil
+	}
+}
