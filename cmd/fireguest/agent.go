@@ -44,6 +44,9 @@ type agent struct {
 	kept    firerunner.GuestNetwork // what is configured already, and is kept unless the start says otherwise
 	foreign bool                    // the system is not ours: its name, its network and its files stay as they are
 
+	deadline time.Time // when the microVM ends, whatever happens; zero: never
+	expire   func()    // ends it
+
 	startWait time.Duration // for the host's start, after hello
 	flushWait time.Duration // for the host to read the last report
 	limits    limits        // of the supervision
@@ -91,6 +94,10 @@ func (a *agent) life(ctx context.Context) error {
 	}
 	if err := a.system.setClock(message.At); err != nil {
 		return fmt.Errorf("set the clock: %w", err)
+	}
+	if !a.deadline.IsZero() { // only now is it known what time it is
+		late := time.AfterFunc(time.Until(a.deadline), a.expire)
+		defer late.Stop()
 	}
 	user, err := a.configure(message.Start)
 	if err != nil {

@@ -212,6 +212,18 @@ func TestAgentNoJob(t *testing.T) {
 	require.Equal(t, "no job within 1s", l.until(firerunner.ReportRunnerExited).Message)
 }
 
+// A job that does not end by the deadline ends with its microVM, whatever the host does.
+func TestAgentDeadline(t *testing.T) {
+	expired := make(chan struct{})
+	l := live(t, lifeStart(), `trap 'kill $!; exit 0' TERM; `+sayTook+`sleep 60 & wait`, func(a *agent) {
+		a.deadline, a.expire = time.Now().Add(20*time.Millisecond), func() { close(expired) }
+	})
+	<-expired
+	l.until(firerunner.ReportTookJob)
+	l.orders <- firerunner.OrderStop
+	require.NoError(t, <-l.end)
+}
+
 func TestAgentRefused(t *testing.T) {
 	l := live(t, lifeStart(), `trap 'kill $!; exit 0' TERM; sleep 60 & echo '{"level":"info","msg":"Runner is not healthy!"}'; wait`, nil)
 	require.NoError(t, <-l.end)

@@ -53,6 +53,7 @@ func boot() {
 	reaper := newReaper()
 	a := &agent{
 		root: "/", con: con, channel: way.channel, runner: runnerPath, kept: way.kept,
+		deadline: way.deadline, expire: func() { con.problem(errDeadline); power() },
 		startWait: startWait, flushWait: way.flushWait, limits: defaultLimits,
 		system: system{
 			addEntropy: addEntropy, setClock: setClock,
@@ -72,7 +73,10 @@ type way struct {
 	link      string                  // the interface that leads out
 	kept      firerunner.GuestNetwork // what it is configured with; nothing: that comes with the start
 	flushWait time.Duration
+	deadline  time.Time // when the microVM has to end; zero: its host sees to that
 }
+
+var errDeadline = errors.New("the deadline of this microVM has passed")
 
 // findWay chooses it: the device that the host has put into the microVM, or, where there is none, the network.
 func findWay(con *console) (way, error) {

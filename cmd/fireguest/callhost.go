@@ -52,7 +52,7 @@ func callHost(con *console) (way, error) {
 	}
 	return way{
 		channel: guest.Call(calling(m, func(code firerunner.Code) { dismissed(con, code) })),
-		link:    job.Name, kept: network, flushWait: callFlushWait,
+		link:    job.Name, kept: network, flushWait: callFlushWait, deadline: m.Deadline,
 	}, nil
 }
 

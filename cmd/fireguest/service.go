@@ -113,7 +113,8 @@ func (s *service) run(ctx context.Context) error {
 	defer caller.Close()
 	s.con.phase("hello")
 	a := s.agent
-	a.channel = caller
+	a.channel, a.deadline = caller, m.Deadline
+	a.expire = func() { s.con.problem(errDeadline); s.power() }
 	if err := s.addUser(); err != nil {
 		s.con.problem(err) // the agent misses it too, and reports that with the end of the console
 	}

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -29,6 +31,8 @@ type Metadata struct {
 	Token       firerunner.Secret // good for one attach
 	// Network is the guest's fixed address, gateway and name server. An empty Address means DHCP.
 	Network firerunner.GuestNetwork
+	// Deadline is when the microVM ends itself, whoever else is dead, to the second. Zero: never.
+	Deadline time.Time
 }
 
 type metadataWire struct {
@@ -40,6 +44,7 @@ type metadataWire struct {
 	Address     string `json:"address,omitempty"` // with prefix length
 	Gateway     string `json:"gateway,omitempty"` // without, or with
 	DNS         string `json:"dns,omitempty"`
+	Deadline    int64  `json:"deadline,omitempty"` // seconds since 1970
 }
 
 // linkLocal is where metadata services are: nothing else of a guest may be there.
@@ -62,6 +67,12 @@ func DecodeMetadata(text []byte) (Metadata, error) {
 		return Metadata{}, errors.New("metadata: the endpoint is not host:port")
 	}
 	m := Metadata{ID: w.ID, Endpoint: w.Endpoint, Token: firerunner.Secret(w.Token)}
+	if w.Deadline < 0 || w.Deadline > math.MaxInt32*4 {
+		return Metadata{}, errors.New("metadata: the deadline is out of range")
+	}
+	if w.Deadline > 0 {
+		m.Deadline = time.Unix(w.Deadline, 0)
+	}
 	if m.Fingerprint, err = ParseFingerprint(w.Fingerprint); err != nil {
 		return Metadata{}, fmt.Errorf("metadata: %w", err)
 	}
@@ -102,9 +113,14 @@ func (w metadataWire) network() (firerunner.GuestNetwork, error) {
 // EncodeMetadata writes it, and refuses what DecodeMetadata would not take. It reveals the token: the text goes to
 // the guest's host and nowhere else.
 func EncodeMetadata(m Metadata) ([]byte, error) {
+	deadline := int64(0)
+	if !m.Deadline.IsZero() {
+		deadline = m.Deadline.Unix()
+	}
 	text, err := json.Marshal(metadataWire{
 		V: version, ID: m.ID, Endpoint: m.Endpoint, Fingerprint: fmt.Sprintf("%s%x", fingerprintHead, m.Fingerprint),
 		Token: m.Token.Reveal(), Address: m.Network.Address, Gateway: m.Network.Gateway, DNS: m.Network.DNS,
+		Deadline: deadline,
 	})
 	if err == nil {
 		_, err = DecodeMetadata(text)

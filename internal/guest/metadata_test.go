@@ -3,6 +3,7 @@ package guest
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -12,7 +13,8 @@ import (
 func testMetadata() Metadata {
 	m := Metadata{
 		ID: "vm-1", Endpoint: "fleet.example.com:8443", Token: "one-time",
-		Network: firerunner.GuestNetwork{Address: "10.0.0.5/24", Gateway: "10.0.0.1", DNS: "10.0.0.2"},
+		Network:  firerunner.GuestNetwork{Address: "10.0.0.5/24", Gateway: "10.0.0.1", DNS: "10.0.0.2"},
+		Deadline: time.Unix(1795465437, 0),
 	}
 	m.Fingerprint[0] = 7
 	return m
@@ -40,6 +42,7 @@ func TestMetadataErrInvalid(t *testing.T) {
 	for old, wrong := range map[string]string{
 		`"v":1`: `"v":2`, `"vm-1"`: `"../x"`, `:8443`: `:0`, `"fleet.example.com`: `"`, `sha256:`: `md5:`, `"one-time"`: `""`,
 		"10.0.0.5/24": "10.0.0.5", `"10.0.0.1"`: `"169.254.169.254"`, `"10.0.0.2"`: `"a\nb"`, `{`: `[`, `"id"`: `"x"`,
+		`:1795465437`: `:-1`,
 	} {
 		changed := strings.Replace(string(text), old, wrong, 1)
 		require.NotEqual(t, string(text), changed, old)
