@@ -79,7 +79,7 @@ func TestBootOK(t *testing.T) {
 	}
 	select {
 	case mac := <-seen:
-		require.Equal(t, "52:54:00:42:00:03", mac.String())
+		require.Equal(t, "52:54:00:42:00:02", mac.String())
 	default:
 		t.Fatal("no frame came out of eth1")
 	}

@@ -40,12 +40,15 @@ type Registry struct {
 	MaxFiles int
 	// Transport carries the requests; default http.DefaultTransport.
 	Transport http.RoundTripper
+
+	unprivileged bool // as if not root
 }
 
 // File implements ImageSource.
 func (r *Registry) File(ctx context.Context, ref, filename string) (string, error) {
 	dir, err := r.cached(ctx, ref, "tree", func(img v1.Image, scratch string) error {
-		return r.unpack(img, scratch)
+		_, err := r.unpack(img, scratch)
+		return err
 	})
 	if err != nil {
 		return "", err
@@ -70,10 +73,14 @@ func (r *Registry) Disk(ctx context.Context, ref string) (string, error) {
 		if err := os.Mkdir(tree, 0o755); err != nil {
 			return err
 		}
-		if err := r.unpack(img, tree); err != nil {
+		owners, err := r.unpack(img, tree)
+		if err != nil {
 			return err
 		}
 		if err := makeExt4(ctx, tree, filepath.Join(scratch, "disk.ext4"), r.volumeMiB()); err != nil {
+			return err
+		}
+		if err := setOwners(ctx, filepath.Join(scratch, "disk.ext4"), owners); err != nil {
 			return err
 		}
 		return os.RemoveAll(tree)
@@ -141,7 +148,8 @@ func (r *Registry) pull(ctx context.Context, ref string) (v1.Image, error) {
 	return remote.Image(parsed, fetch...)
 }
 
-func (r *Registry) unpack(img v1.Image, dir string) error {
+// unpack lays an image's layers on top of each other. It returns the owners that only root could give to files here.
+func (r *Registry) unpack(img v1.Image, dir string) (map[string]owned, error) {
 	maxBytes, maxFiles := r.MaxBytes, r.MaxFiles
 	if maxBytes == 0 {
 		maxBytes = 4 << 30
@@ -151,17 +159,18 @@ func (r *Registry) unpack(img v1.Image, dir string) error {
 	}
 	layers, err := img.Layers()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	t, err := openTree(dir, maxBytes, maxFiles)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer t.root.Close()
+	t.privilege = t.privilege && !r.unprivileged
 	for _, layer := range layers {
 		content, err := layer.Uncompressed()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		err = t.apply(content)
 		if err == nil {
@@ -170,10 +179,10 @@ func (r *Registry) unpack(img v1.Image, dir string) error {
 		}
 		content.Close()
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return t.finish()
+	return t.owned, t.finish()
 }
 
 func (r *Registry) volumeMiB() int {

@@ -36,9 +36,7 @@ type QEMU struct {
 
 // Link is what an interface is connected to.
 type Link struct {
-	// MAC is the address that the guest has, as the other end believes; empty = it believes any. Where the spec names
-	// none, the guest gets it, or one made from the machine's uid. Where the spec names another, the guest has that
-	// one, and addresses are exchanged on the way.
+	// MAC is the guest's address where the spec names none; empty = one made from the machine's uid.
 	MAC string
 	// Serve carries the machine's frames, as QEMU's stream has them, until the wire's other end or ctx ends; it
 	// closes the wire. Serve of FireRunner's user-mode network is such a function.
@@ -108,12 +106,10 @@ func (v *QEMU) connect(m Machine, p *qemuProcess) (wires []wire, err error) {
 			if err != nil {
 				return wires, fmt.Errorf("connecting %s: %w", i.DeviceID, err)
 			}
-			if link, err = given.to(i.GuestMAC, link.MAC); err != nil {
-				return wires, fmt.Errorf("connecting %s: %w", i.DeviceID, err)
-			}
-		case i.GuestMAC != "":
-			link.MAC = i.GuestMAC
+			given.MAC = orDefault(given.MAC, link.MAC)
+			link = given
 		}
+		link.MAC = orDefault(i.GuestMAC, link.MAC)
 		if link.Serve == nil {
 			link.Serve = drain
 		}
@@ -132,27 +128,6 @@ func (v *QEMU) connect(m Machine, p *qemuProcess) (wires []wire, err error) {
 		})
 	}
 	return wires, nil
-}
-
-// to is the link to a guest whose spec asks for an address, or does not.
-func (l Link) to(asked, fallback string) (Link, error) {
-	believed := l.MAC
-	l.MAC = orDefault(asked, orDefault(believed, fallback))
-	if l.Serve == nil || believed == "" || l.MAC == believed {
-		return l, nil
-	}
-	theirs, err := net.ParseMAC(believed)
-	if err != nil {
-		return l, err
-	}
-	ours, err := net.ParseMAC(l.MAC)
-	if err != nil {
-		return l, err
-	}
-	if !bytes.Equal(ours, theirs) {
-		l.Serve = translated(l.Serve, ours, theirs)
-	}
-	return l, nil
 }
 
 // drain is a cable that ends nowhere.

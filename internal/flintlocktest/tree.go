@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"strings"
@@ -31,7 +32,14 @@ type tree struct {
 	files     int
 	modes     map[string]fs.FileMode // of folders; set at the end, because one may be closed even to its owner
 	inLayer   map[string]bool        // what the layer at hand has put there
-	privilege bool                   // whether owners can be set
+	privilege bool                   // whether owners can be set here
+	owned     map[string]owned       // what could not be set here
+}
+
+// owned is who shall own a file, and its mode with the bits of its type.
+type owned struct {
+	uid, gid int
+	mode     uint32
 }
 
 func openTree(dir string, maxBytes int64, maxFiles int) (*tree, error) {
@@ -39,7 +47,7 @@ func openTree(dir string, maxBytes int64, maxFiles int) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tree{root: root, bytes: maxBytes, files: maxFiles, modes: map[string]fs.FileMode{}, privilege: os.Geteuid() == 0}, nil
+	return &tree{root: root, bytes: maxBytes, files: maxFiles, modes: map[string]fs.FileMode{}, owned: map[string]owned{}, privilege: os.Geteuid() == 0}, nil
 }
 
 // apply lays one layer on top.
@@ -82,7 +90,7 @@ func (t *tree) entry(head *tar.Header, content io.Reader) error {
 		if name == "" || name == "." || name == ".." || t.inLayer[hidden] {
 			return nil // no name, or newer than the mark
 		}
-		return t.root.RemoveAll(hidden)
+		return t.removeAll(hidden)
 	}
 	at = path.Join(parent, base)
 	for dir := at; dir != "."; dir = path.Dir(dir) {
@@ -105,7 +113,17 @@ func (t *tree) clear(at string, isDir bool) error {
 	case isDir && info.IsDir():
 		return nil
 	}
-	delete(t.modes, at)
+	return t.removeAll(at)
+}
+
+// removeAll removes a file, or a folder with all in it, and what was to be done to it.
+func (t *tree) removeAll(at string) error {
+	if info, err := t.root.Lstat(at); err == nil && info.IsDir() {
+		below := func(name string) bool { return name == at || strings.HasPrefix(name, at+"/") }
+		maps.DeleteFunc(t.modes, func(name string, _ fs.FileMode) bool { return below(name) })
+		maps.DeleteFunc(t.owned, func(name string, _ owned) bool { return below(name) })
+	}
+	delete(t.owned, at)
 	return t.root.RemoveAll(at)
 }
 
@@ -153,6 +171,9 @@ func (t *tree) putFile(at string, head *tar.Header, mode fs.FileMode, content io
 	if err != nil {
 		return err
 	}
+	if !t.privilege {
+		mode |= 0o400 // or else it cannot be read again
+	}
 	if err := t.root.Chmod(at, mode); err != nil { // after chown, which takes set-user-ID away
 		return err
 	}
@@ -162,9 +183,21 @@ func (t *tree) putFile(at string, head *tar.Header, mode fs.FileMode, content io
 
 func (t *tree) own(at string, head *tar.Header) error {
 	if !t.privilege {
+		t.owned[at] = owned{head.Uid, head.Gid, typeBits(head.Typeflag) | uint32(head.Mode&0o7777)}
 		return nil
 	}
 	return t.root.Lchown(at, head.Uid, head.Gid)
+}
+
+// typeBits is what stat(2) has of a type.
+func typeBits(flag byte) uint32 {
+	switch flag {
+	case tar.TypeDir:
+		return unix.S_IFDIR
+	case tar.TypeSymlink:
+		return unix.S_IFLNK
+	}
+	return unix.S_IFREG
 }
 
 // capability keeps what lets a program such as ping do more than its user may. It is lost where this file system or
@@ -191,7 +224,7 @@ func (t *tree) hideBelow(dir string) error {
 		at := path.Join(dir, e.Name())
 		switch {
 		case !t.inLayer[at]:
-			err = t.root.RemoveAll(at)
+			err = t.removeAll(at)
 		case e.IsDir():
 			err = t.hideBelow(at)
 		}
@@ -205,17 +238,10 @@ func (t *tree) hideBelow(dir string) error {
 // finish gives the folders their modes.
 func (t *tree) finish() error {
 	for at, mode := range t.modes {
-		info, err := t.root.Lstat(at)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-			continue // a higher layer has removed it
-		}
 		if !t.privilege {
-			mode |= 0o700 // or else it cannot be read again
+			mode |= 0o700
 		}
-		if err == nil {
-			err = t.root.Chmod(at, mode)
-		}
-		if err != nil {
+		if err := t.root.Chmod(at, mode); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
 	}
@@ -243,6 +269,9 @@ func (t *tree) walk(name string, create bool) (string, error) {
 				return "", err
 			}
 			t.inLayer[next] = true
+			if !t.privilege {
+				t.owned[next] = owned{mode: unix.S_IFDIR | 0o755}
+			}
 			at = next
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -148,6 +149,55 @@ func TestTreeModes(t *testing.T) {
 	info, err := os.Stat(filepath.Join(dir, "su"))
 	require.NoError(t, err)
 	require.Equal(t, fs.ModeSetuid|0o755, info.Mode())
+}
+
+// TestOwners: without being root, a disk gets the owners and modes all the same, by another way.
+func TestOwners(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, head := range []tar.Header{
+		{Name: "home/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "home/c i/", Typeflag: tar.TypeDir, Mode: 0o500, Uid: 1000, Gid: 1001},
+		{Name: "home/c i/secret", Typeflag: tar.TypeReg, Mode: 0, Uid: 70000, Gid: 1},
+		{Name: "home/c i/link", Typeflag: tar.TypeSymlink, Linkname: "secret", Mode: 0o777, Uid: 1000},
+		{Name: "su", Typeflag: tar.TypeReg, Mode: 0o4755},
+		{Name: "made/x", Typeflag: tar.TypeReg, Mode: 0o644, Uid: 5},
+		{Name: "gone/x", Typeflag: tar.TypeReg, Mode: 0o644, Uid: 5},
+		{Name: "quo\"te", Typeflag: tar.TypeReg, Mode: 0o644, Uid: 5},
+	} {
+		require.NoError(t, w.WriteHeader(&head))
+	}
+	require.NoError(t, w.Close())
+	dir := t.TempDir()
+	tree, err := openTree(dir, 1<<20, 100)
+	require.NoError(t, err)
+	defer tree.root.Close()
+	tree.privilege = false
+	require.NoError(t, tree.apply(&b))
+	require.NoError(t, tree.apply(bytes.NewReader(layer(t, "f .wh.gone", "l gone made"))))
+	require.NoError(t, tree.finish())
+	disk := filepath.Join(t.TempDir(), "disk")
+	require.NoError(t, makeExt4(t.Context(), dir, disk, 4))
+	require.NoError(t, setOwners(t.Context(), disk, tree.owned))
+	for name, want := range map[string][]string{
+		"/":                    {"User:     0 ", "Type: directory"},
+		"/home":                {"User:     0 ", "Mode:  0755"},
+		"\"/home/c i\"":        {"User:  1000 ", "Group:  1001 ", "Mode:  0500", "Type: directory"},
+		"\"/home/c i/secret\"": {"User: 70000 ", "Group:     1 ", "Mode:  0000", "Type: regular"},
+		"\"/home/c i/link\"":   {"User:  1000 ", "Type: symlink"},
+		"/su":                  {"User:     0 ", "Mode:  04755"},
+		"/made":                {"User:     0 ", "Type: directory"},
+		"/made/x":              {"User:     5 "},
+	} {
+		out, err := exec.Command("debugfs", "-R", "stat "+name, disk).Output()
+		require.NoError(t, err)
+		for _, w := range want {
+			require.Contains(t, string(out), w, name)
+		}
+	}
+	fsck, err := exec.Command("e2fsck", "-f", "-n", disk).CombinedOutput()
+	require.NoError(t, err, "%s", fsck)
+	require.Error(t, setOwners(t.Context(), filepath.Join(dir, "none", "disk"), tree.owned))
 }
 
 func TestTreeErr(t *testing.T) {

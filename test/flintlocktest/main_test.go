@@ -122,6 +122,12 @@ func TestConnector(t *testing.T) {
 			require.NoError(t, link.Close())
 		}
 	}
+	link, err := connect(flintlocktest.Machine{}, flintlocktest.Interface{GuestMAC: "02:00:00:00:00:07"})
+	require.NoError(t, err)
+	require.Equal(t, "02:00:00:00:00:07", link.MAC)
+	require.NoError(t, link.Close())
+	_, err = connect(flintlocktest.Machine{}, flintlocktest.Interface{GuestMAC: "x"})
+	require.Error(t, err)
 }
 
 func TestHelp(t *testing.T) {
