@@ -40,8 +40,6 @@ type Registry struct {
 	MaxFiles int
 	// Transport carries the requests; default http.DefaultTransport.
 	Transport http.RoundTripper
-
-	unprivileged bool // as if not root
 }
 
 // File implements ImageSource.
@@ -166,7 +164,6 @@ func (r *Registry) unpack(img v1.Image, dir string) (map[string]owned, error) {
 		return nil, err
 	}
 	defer t.root.Close()
-	t.privilege = t.privilege && !r.unprivileged
 	for _, layer := range layers {
 		content, err := layer.Uncompressed()
 		if err != nil {

@@ -1,20 +1,12 @@
 package flintlocktest
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"sync"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -167,127 +159,3 @@ func wirePair() (net.Conn, *os.File, error) {
 	}
 	return conn, theirs, nil
 }
-
-// qemuProcess is a running qemu and what serves it.
-type qemuProcess struct {
-	log     *slog.Logger
-	console *os.File
-	cut     context.CancelFunc
-	closers []func() error
-	tasks   sync.WaitGroup
-	process *os.Process
-	done    chan struct{}
-}
-
-// start starts qemu. It ends when this process does, however that comes about.
-func (p *qemuProcess) start(v *QEMU, m Machine, wires []wire) error {
-	tscKHz, err := v.tsc.rate()
-	if err != nil && v.Accel != "kvm" {
-		for _, w := range wires {
-			w.file.Close()
-		}
-		return err
-	}
-	limit := v.Console
-	if limit == 0 {
-		limit = 4 << 20
-	}
-	cmd := exec.Command(orDefault(v.Binary, "qemu-system-x86_64"), qemuArguments(m, wires, v.Accel, tscKHz)...)
-	cmd.Dir, cmd.Env = m.Dir, commandEnvironment(m.Dir)
-	var complaints bytes.Buffer
-	cmd.Stdout = &boundedWriter{to: p.console, room: limit}
-	cmd.Stderr = &boundedWriter{to: &complaints, room: 4 << 10}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	for _, w := range wires {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, w.file) // from descriptor 3 on
-	}
-	started := make(chan error, 1)
-	go func() {
-		// The kernel sends the signal when the *thread* that started qemu ends (prctl(2), PR_SET_PDEATHSIG), so this
-		// goroutine keeps its thread for itself until qemu is gone.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		for _, w := range wires {
-			w.file.Close()
-		}
-		p.process = cmd.Process
-		started <- err
-		if err != nil {
-			return
-		}
-		err = cmd.Wait()
-		p.log.Debug("qemu ended", "error", err, "stderr", complaints.String())
-		p.disconnect()
-		p.console.Close()
-		close(p.done)
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("starting qemu: %w", err)
-	}
-	return nil
-}
-
-// disconnect ends what serves the interfaces and waits for it.
-func (p *qemuProcess) disconnect() {
-	p.cut()
-	p.tasks.Wait()
-	for _, close := range p.closers {
-		if err := close(); err != nil {
-			p.log.Warn("a network of the machine did not close", "error", err)
-		}
-	}
-}
-
-func (p *qemuProcess) Done() <-chan struct{} { return p.done }
-
-func (p *qemuProcess) Kill() {
-	_ = p.process.Kill() // an error is that it has ended
-	<-p.done
-}
-
-func orDefault(value, fallback string) string {
-	if value == "" {
-		return fallback
-	}
-	return value
-}
-
-// tscClock measures the rate of the host's time stamp counter once. An emulated guest sees the host's counter, and
-// QEMU's microvm has no timer with which a stock kernel could find out the rate: without it the kernel hangs.
-type tscClock struct {
-	once sync.Once
-	kHz  uint64
-}
-
-// tscWindow is how long the counter is measured.
-const tscWindow = 30 * time.Millisecond
-
-func (c *tscClock) rate() (kHz uint64, err error) {
-	if runtime.GOARCH != "amd64" {
-		return 0, errors.New("emulating works on x86-64 hosts only")
-	}
-	c.once.Do(func() {
-		at, from := tscNow()
-		time.Sleep(tscWindow)
-		until, to := tscNow()
-		c.kHz = (to - from) * 1_000_000 / uint64(until.Sub(at))
-	})
-	return c.kHz, nil
-}
-
-// tscNow reads clock and counter as close together as ten tries make it: the process may be interrupted in between.
-func tscNow() (at time.Time, counter uint64) {
-	best := time.Duration(1<<63 - 1)
-	for range 10 {
-		before := time.Now()
-		c := rdtsc()
-		if took := time.Since(before); took < best {
-			best, at, counter = took, before.Add(took/2), c
-		}
-	}
-	return at, counter
-}
-
-// escaped doubles commas: qemu's options end at single ones.
-func escaped(value string) string { return strings.ReplaceAll(value, ",", ",,") }

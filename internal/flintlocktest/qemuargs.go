@@ -3,6 +3,7 @@ package flintlocktest
 import (
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // emulatedCPU has all of x86-64-v2, which Linux distributions need no more than, and random numbers and AES. Without
@@ -51,3 +52,6 @@ func qemuArguments(m Machine, wires []wire, accel string, tscKHz uint64) []strin
 	}
 	return args
 }
+
+// escaped doubles commas: qemu's options end at single ones.
+func escaped(value string) string { return strings.ReplaceAll(value, ",", ",,") }
