@@ -28,6 +28,7 @@ func TestCallFaults(t *testing.T) {
 		flintlocktest.FaultResetAfter:  {codes.Unavailable, true},
 	} {
 		t.Run(string(action), func(t *testing.T) {
+			t.Parallel()
 			srv := start(t, flintlocktest.Config{})
 			c := dial(t, srv)
 			_, err := srv.AddFault(flintlocktest.Fault{
@@ -37,7 +38,7 @@ func TestCallFaults(t *testing.T) {
 			create(t, c, goodSpec("other"))
 			limit := patience
 			if tc.code == codes.DeadlineExceeded {
-				limit = 50 * time.Millisecond
+				limit = 500 * time.Millisecond
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
