@@ -37,6 +37,7 @@ type examination struct {
 	cfg    *config.Config
 	output func(ctx context.Context, program string, args ...string) ([]byte, error) // runs a program
 	find   func(program string) (path string, err error)
+	deep   bool // hosts make a microVM, too
 }
 
 // check looks at one thing. It changes nothing outside of the state folder and ends within its context.
@@ -55,6 +56,7 @@ func (e *examination) checks() []check {
 		{"isolation", 30 * time.Second, e.isolation},
 		{"cpu and memory", 10 * time.Second, e.memory},
 		{"disk", 10 * time.Second, e.disk},
+		{"hosts", 10 * time.Minute, e.fleet},
 		{"gitlab", time.Minute, e.gitlab},
 		{"clock", 30 * time.Second, e.clock},
 		{"webhook", 30 * time.Second, e.webhook},
@@ -63,7 +65,8 @@ func (e *examination) checks() []check {
 }
 
 func newDoctorCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var deep bool
+	command := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check every prerequisite and say what to do",
 		Long: `Checks what FireRunner needs, by doing it where that is the only way to know: it
@@ -74,13 +77,15 @@ Exit status 1 if any check failed. It may run beside a daemon.`,
 		Example: `  firerunner doctor --config config.yaml
   firerunner doctor --json | jq '.checks[] | select(.verdict != "ok")'`,
 		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error { return a.doctor(command.Context()) },
+		RunE: func(command *cobra.Command, _ []string) error { return a.doctor(command.Context(), deep) },
 	}
+	command.Flags().BoolVar(&deep, "deep", false, "have each host with flintlockd make a microVM and remove it")
+	return command
 }
 
-func (a *app) doctor(ctx context.Context) error {
+func (a *app) doctor(ctx context.Context, deep bool) error {
 	cfg, err := a.load(false)
-	e := examination{app: a, cfg: cfg, output: output, find: exec.LookPath}
+	e := examination{app: a, cfg: cfg, output: output, find: exec.LookPath, deep: deep}
 	found := configuration(a.file(), err)
 	if !a.json {
 		a.show(found...)
