@@ -64,9 +64,16 @@ func TestBootOK(t *testing.T) {
 	began := time.Now()
 	client := dial(t, srv)
 	uid := create(t, client, spec)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer func() {
+		if t.Failed() {
+			vm, _ := srv.VM(uid)
+			console, _ := srv.Console(uid)
+			t.Logf("%+v\n%s", vm, console)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err := srv.WaitVM(ctx, uid, ended)
+	_, err := srv.WaitVM(ctx, uid, func(vm flintlocktest.VM) bool { return ended(vm) || vm.State == "FAILED" })
 	require.NoError(t, err)
 	t.Logf("from the request to the end of the guest: %s", time.Since(began))
 	console, err := srv.Console(uid)

@@ -230,6 +230,26 @@ func TestMAC(t *testing.T) {
 	}
 }
 
+func TestQEMUArguments(t *testing.T) {
+	m := Machine{UID: "U", VCPUs: 2, MemoryMiB: 1024, Kernel: "/k", Initrd: "/i", Cmdline: "quiet", Disks: []Disk{
+		{Layer: "/a,b"}, {Layer: "/c", ReadOnly: true},
+	}}
+	wires := []wire{{mac: "m0"}, {tap: "fltap0", mac: "m1"}, {mac: "m2"}}
+	line := strings.Join(qemuArguments(m, wires, "tcg", 123), " ")
+	for _, want := range []string{
+		"-name U -M microvm", "-m 1024 -smp 2", "-kernel /k", "-initrd /i", "-append quiet reboot=t tsc_early_khz=123 tsc=reliable",
+		"file=/a,,b -device virtio-blk-device,drive=disk0", "file=/c,readonly=on",
+		"-netdev stream,id=net0,server=off,addr.type=fd,addr.str=3 -device virtio-net-device,netdev=net0,mac=m0",
+		"-netdev tap,id=net1,ifname=fltap0,script=no,downscript=no -device virtio-net-device,netdev=net1,mac=m1",
+		"-netdev stream,id=net2,server=off,addr.type=fd,addr.str=4",
+	} {
+		require.Contains(t, line, want)
+	}
+	line = strings.Join(qemuArguments(Machine{}, nil, "kvm", 0), " ")
+	require.Contains(t, line, "-accel kvm")
+	require.NotContains(t, line, "tsc")
+}
+
 func TestQEMUErr(t *testing.T) {
 	m := Machine{UID: "x", Dir: t.TempDir(), Interfaces: []Interface{{DeviceID: "eth0", Metadata: true}, {DeviceID: "eth1"}}}
 	_, err := (&QEMU{Binary: "/does/not/exist"}).Start(t.Context(), m)

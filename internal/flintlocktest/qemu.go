@@ -30,6 +30,9 @@ type QEMU struct {
 type Link struct {
 	// MAC is the guest's address where the spec names none; empty = one made from the machine's uid.
 	MAC string
+	// TAP is a host's TAP device that qemu opens itself, in place of Serve, as on a real host: this process needs the
+	// right to, and whoever made the device has put it on a bridge.
+	TAP string
 	// Serve carries the machine's frames, as QEMU's stream has them, until the wire's other end or ctx ends; it
 	// closes the wire. Serve of FireRunner's user-mode network is such a function.
 	Serve func(ctx context.Context, wire net.Conn) error
@@ -70,8 +73,18 @@ func (v *QEMU) logger() *slog.Logger {
 
 // wire is the machine's end of an interface, and the address that the guest has on it.
 type wire struct {
-	file *os.File
+	file *os.File // nil with tap
+	tap  string
 	mac  string
+}
+
+// closeWires closes what qemu has, or will not, inherit.
+func closeWires(wires []wire) {
+	for _, w := range wires {
+		if w.file != nil {
+			w.file.Close()
+		}
+	}
 }
 
 // connect makes the interfaces and starts what serves them.
@@ -80,9 +93,7 @@ func (v *QEMU) connect(m Machine, p *qemuProcess) (wires []wire, err error) {
 	ctx, p.cut = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
-			for _, w := range wires {
-				w.file.Close()
-			}
+			closeWires(wires)
 		}
 	}()
 	for n, i := range m.Interfaces {
@@ -108,11 +119,15 @@ func (v *QEMU) connect(m Machine, p *qemuProcess) (wires []wire, err error) {
 		if link.Close != nil {
 			p.closers = append(p.closers, link.Close)
 		}
+		if link.TAP != "" {
+			wires = append(wires, wire{tap: link.TAP, mac: link.MAC})
+			continue
+		}
 		ours, theirs, err := wirePair()
 		if err != nil {
 			return wires, err
 		}
-		wires = append(wires, wire{theirs, link.MAC})
+		wires = append(wires, wire{file: theirs, mac: link.MAC})
 		p.tasks.Go(func() {
 			if err := link.Serve(ctx, ours); err != nil {
 				p.log.Warn("a network of the machine ended", "interface", i.DeviceID, "error", err)

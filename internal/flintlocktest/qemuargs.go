@@ -45,10 +45,14 @@ func qemuArguments(m Machine, wires []wire, accel string, tscKHz uint64) []strin
 		}
 		args = append(args, "-drive", drive, "-device", fmt.Sprintf("virtio-blk-device,drive=disk%d", n))
 	}
+	inherited := firstWire
 	for n, w := range wires {
-		args = append(args,
-			"-netdev", fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", n, firstWire+n),
-			"-device", fmt.Sprintf("virtio-net-device,netdev=net%d,mac=%s", n, escaped(w.mac)))
+		netdev := fmt.Sprintf("tap,id=net%d,ifname=%s,script=no,downscript=no", n, escaped(w.tap))
+		if w.tap == "" {
+			netdev = fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", n, inherited)
+			inherited++
+		}
+		args = append(args, "-netdev", netdev, "-device", fmt.Sprintf("virtio-net-device,netdev=net%d,mac=%s", n, escaped(w.mac)))
 	}
 	return args
 }

@@ -27,9 +27,7 @@ type qemuProcess struct {
 func (p *qemuProcess) start(v *QEMU, m Machine, wires []wire) error {
 	tscKHz, err := v.tsc.rate()
 	if err != nil && v.Accel != "kvm" {
-		for _, w := range wires {
-			w.file.Close()
-		}
+		closeWires(wires)
 		return err
 	}
 	limit := v.Console
@@ -43,7 +41,9 @@ func (p *qemuProcess) start(v *QEMU, m Machine, wires []wire) error {
 	cmd.Stderr = &boundedWriter{to: &complaints, room: 4 << 10}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	for _, w := range wires {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, w.file) // from descriptor 3 on
+		if w.file != nil {
+			cmd.ExtraFiles = append(cmd.ExtraFiles, w.file) // from descriptor firstWire on
+		}
 	}
 	started := make(chan error, 1)
 	go func() {
@@ -52,9 +52,7 @@ func (p *qemuProcess) start(v *QEMU, m Machine, wires []wire) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
-		for _, w := range wires {
-			w.file.Close()
-		}
+		closeWires(wires)
 		p.process = cmd.Process
 		started <- err
 		if err != nil {
