@@ -54,6 +54,7 @@ func TestBootOK(t *testing.T) {
 		}},
 	})
 	spec := goodSpec("vm-1")
+	spec.Vcpu = 1 // an emulated processor is a thread that turns: one is enough here
 	spec.Kernel = &flintlock.Kernel{
 		Image: host + "/kernel:6.1", Filename: proto.String("boot/vmlinux"),
 		Cmdline: map[string]string{"quiet": "", "cryptomgr.notests": "", "panic": "-1"},
