@@ -19,6 +19,8 @@ type Config struct {
 	GitLab    GitLab               `yaml:"gitlab"`
 	Intake    Intake               `yaml:"intake"`
 	Flintlock Flintlock            `yaml:"flintlock"`
+	Hosts     []Host               `yaml:"hosts"`
+	Guest     Guest                `yaml:"guest"`
 	VM        VM                   `yaml:"vm"`
 	Profiles  map[string]Profile   `yaml:"profiles"`
 	Scheduler Scheduler            `yaml:"scheduler"`
@@ -27,7 +29,8 @@ type Config struct {
 	Image     Image                `yaml:"image"`
 	Log       Log                  `yaml:"log"`
 
-	// Driver makes the microVMs: qemu, or fake (for load tests: it boots nothing).
+	// Driver makes the microVMs: qemu on this machine, flintlock on hosts that run flintlockd, or fake (for load tests: it
+	// boots nothing).
 	Driver string `yaml:"driver"`
 	// StateDir holds all that outlives the process. Empty: /var/lib/firerunner for root, $XDG_STATE_HOME/firerunner
 	// for everybody else.
@@ -86,11 +89,6 @@ type Intake struct {
 	DeliveriesPerSecond int            `yaml:"deliveries_per_second"` // of authenticated hooks; beyond, the sweep sees the job
 }
 
-// Flintlock is accepted for operators who have it in their files; this version cannot use it.
-type Flintlock struct {
-	Endpoint string `yaml:"endpoint"`
-}
-
 // VM is what microVMs are made of, and the limits of the default profile.
 type VM struct {
 	DefaultVCPU      int `yaml:"default_vcpu"` // for jobs that do not ask for a size
@@ -128,16 +126,18 @@ type Profile struct {
 	MaxVCPU          int      `yaml:"max_vcpu"`
 	MaxMemoryMiB     int      `yaml:"max_memory_mb"`
 	PublicNetwork    *bool    `yaml:"public_network"`
+	Hosts            []string `yaml:"hosts"` // labels that a host must have, all of them
 }
 
 // Scheduler is how much of this machine microVMs may have.
 type Scheduler struct {
-	Slots         int     `yaml:"worker_count"` // most microVMs at once; 0: the machine's vCPUs
-	QueueSize     int     `yaml:"queue_size"`   // most runners that wait for room
-	VCPUs         int     `yaml:"vcpus"`        // 0: the machine's
-	MemoryMiB     int     `yaml:"memory_mb"`    // 0: the machine's, less an eighth and at least 512 for itself
-	OvercommitCPU float64 `yaml:"overcommit_cpu"`
-	HostName      string  `yaml:"host_name"` // this machine's name in rows and metrics; empty: its host name
+	Slots         int           `yaml:"worker_count"` // most microVMs at once; 0: the machine's vCPUs
+	QueueSize     int           `yaml:"queue_size"`   // most runners that wait for room
+	VCPUs         int           `yaml:"vcpus"`        // 0: the machine's
+	MemoryMiB     int           `yaml:"memory_mb"`    // 0: the machine's, less an eighth and at least 512 for itself
+	OvercommitCPU float64       `yaml:"overcommit_cpu"`
+	HoldAfter     time.Duration `yaml:"hold_after"` // a runner that waits longer has a host kept free for it
+	HostName      string        `yaml:"host_name"`  // this machine's name in rows and metrics; empty: its host name
 }
 
 // Sweep is the periodic look at pending jobs, which finds what hooks missed.

@@ -59,6 +59,7 @@ func (c *Config) profile(name string) firerunner.Profile {
 		Default: def,
 		Limits:  limits,
 		Public:  public,
+		Hosts:   slices.Clone(p.Hosts),
 	}
 }
 

@@ -122,6 +122,8 @@ func (f *fileReader) value(to reflect.Value, field field, node *yaml.Node, key s
 		f.given(key, f.config.origins[key])
 	case field.kind.Kind() == reflect.Map:
 		f.profiles(to, node, key)
+	case field.kind.Kind() == reflect.Slice:
+		f.hosts(to, node, key)
 	default:
 		f.section(to, node, key)
 	}
@@ -160,6 +162,22 @@ func (f *fileReader) profiles(to reflect.Value, node *yaml.Node, key string) {
 		}
 		all[name] = p
 	})
+	to.Set(reflect.ValueOf(all))
+}
+
+// hosts reads the list of sections.
+func (f *fileReader) hosts(to reflect.Value, node *yaml.Node, key string) {
+	f.config.origins[key] = origin{source: f.path, line: node.Line, name: key}
+	if node.Kind != yaml.SequenceNode {
+		f.problem(node, key, "", "needs a list: each item with a dash, and keys below it")
+		return
+	}
+	all := make([]Host, len(node.Content))
+	for i, item := range node.Content {
+		full := hostKey(i)
+		f.config.origins[full] = origin{source: f.path, line: item.Line, name: full}
+		f.section(reflect.ValueOf(&all[i]).Elem(), item, full)
+	}
 	to.Set(reflect.ValueOf(all))
 }
 

@@ -55,7 +55,7 @@ environment: FIRERUNNER_SERVER_PORT: "http" is not a whole number
 environment: FIRERUNNER_GITLAB_TOKNE: unknown variable (did you mean FIRERUNNER_GITLAB_TOKEN?)
 flags: log.levle: unknown key (did you mean log.level?)
 flags: log.format: no value (write --set key=value)
-flags: driver: "qmeu" is not one of qemu, fake (did you mean qemu?)`, "FILE", path), got)
+flags: driver: "qmeu" is not one of qemu, flintlock, fake (did you mean qemu?)`, "FILE", path), got)
 	require.NotContains(t, err.Error(), "secret-of-the-test")
 }
 

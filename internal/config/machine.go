@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firerunner/firerunner"
 )
 
 // Machine is what the configuration takes from the machine where the file is silent.
@@ -48,8 +50,20 @@ func (c *Config) Complete(m Machine) {
 	fill(&c.Scheduler.VCPUs, max(m.VCPUs, 1))
 	fill(&c.Scheduler.Slots, c.Scheduler.VCPUs)
 	fill(&c.Scheduler.MemoryMiB, max(m.MemoryMiB-max(m.MemoryMiB/8, 512), 0))
-	c.fillMost("vm.default_vcpu", &c.VM.DefaultVCPU, &c.VM.MaxVCPU, c.Scheduler.VCPUs)
-	c.fillMost("vm.default_memory_mb", &c.VM.DefaultMemoryMiB, &c.VM.MaxMemoryMiB, c.Scheduler.MemoryMiB)
+	vcpus, memory := c.Scheduler.VCPUs, c.Scheduler.MemoryMiB
+	if v, m := c.largest(); v > 0 && m > 0 {
+		vcpus, memory = v, m
+	}
+	c.fillMost("vm.default_vcpu", &c.VM.DefaultVCPU, &c.VM.MaxVCPU, vcpus)
+	c.fillMost("vm.default_memory_mb", &c.VM.DefaultMemoryMiB, &c.VM.MaxMemoryMiB, memory)
+}
+
+// largest is the largest microVM that a host of the fleet can have, over-commit left aside.
+func (c *Config) largest() (vcpus, memoryMiB int) {
+	for _, h := range c.Fleet() {
+		vcpus, memoryMiB = max(vcpus, h.VCPU), max(memoryMiB, h.MemoryMiB)
+	}
+	return min(vcpus, firerunner.FlintlockMaxVCPUs), min(memoryMiB, firerunner.FlintlockMaxMemoryMiB)
 }
 
 // fillMost makes the machine the limit, and brings our default within it, so that an empty file is right on a

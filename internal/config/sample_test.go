@@ -45,10 +45,33 @@ func TestSampleProfileHasEveryKey(t *testing.T) {
 	// The profile stands in a comment; it must be right all the same.
 	_, rest, _ := strings.Cut(string(text), "profiles: {}\n")
 	block := regexp.MustCompile(`(?m)\A(#  .*\n)+`).FindString(rest)
-	got := readSample(t, "profiles:\n"+strings.ReplaceAll(block, "#", ""))
+	got := readSample(t, "profiles:\n"+regexp.MustCompile(`(?m)^#`).ReplaceAllString(block, ""))
 	for _, f := range fieldsOf(reflect.TypeFor[Profile]()) {
 		require.Contains(t, got.origins, "profiles.docker."+f.name)
 	}
+}
+
+func TestSampleHostHasEveryKey(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(sample)
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(string(text), "hosts: []\n")
+	block := regexp.MustCompile(`(?m)\A(#  .*\n)+`).FindString(rest)
+	got := readSample(t, "hosts:\n"+regexp.MustCompile(`(?m)^#`).ReplaceAllString(block, ""))
+	require.Len(t, got.Hosts, 1)
+	for _, f := range fieldsOf(reflect.TypeFor[Host]()) {
+		if !isLeaf(f.kind) {
+			continue
+		}
+		require.Contains(t, got.origins, "hosts[0]."+f.name)
+	}
+	for _, f := range fieldsOf(reflect.TypeFor[Addresses]()) {
+		require.Contains(t, got.origins, "hosts[0].addresses."+f.name)
+	}
+	require.Equal(t, "/etc/firerunner/hosts-ca.pem", got.Hosts[0].TLS.CAFile)
+	pool, err := got.Hosts[0].Addresses.pool()
+	require.NoError(t, err)
+	require.Equal(t, "10.42.0.10", pool.First.String())
 }
 
 func TestVariablesAreUnique(t *testing.T) {

@@ -26,34 +26,52 @@ const (
 
 // secretFiles reads the file of every secret that has one.
 func (l *loader) secretFiles() {
-	for _, secret := range leaves() {
-		if secret.kind != typeSecret {
-			continue
-		}
-		value := reflect.ValueOf(&l.config).Elem().FieldByIndex(secret.index)
-		key := secret.key + fileSuffix
-		path := l.leaf(key).String()
+	for _, s := range l.secrets() {
+		key := s.key + fileSuffix
 		switch {
-		case path == "":
-		case value.String() != "":
-			l.add(l.config.at(key, "%s and %s are both given", secret.key, key).withHint("remove one of them"))
+		case s.file == "":
+		case *s.value != "":
+			l.add(l.config.at(key, "%s and %s are both given", s.key, key).withHint("remove one of them"))
 		default:
-			text, err := ReadSecret(path)
+			text, err := ReadSecret(s.file)
 			if err != nil {
 				l.add(l.config.at(key, "%v", err).withHint("%s", firerunner.HintOf(err)))
 				continue
 			}
-			value.SetString(text.Reveal())
+			*s.value = text
 		}
 	}
 }
 
+// secret is one secret, wherever it stands, and the file that may hold it.
+type secret struct {
+	key   string
+	value *firerunner.Secret
+	file  string
+}
+
+// secrets returns all of them: those that have a key of their own, and those of the hosts.
+func (l *loader) secrets() []secret {
+	var all []secret
+	for _, leaf := range leaves() {
+		if leaf.kind == typeSecret {
+			value, _ := reflect.ValueOf(&l.config).Elem().FieldByIndex(leaf.index).Addr().Interface().(*firerunner.Secret)
+			all = append(all, secret{leaf.key, value, l.leaf(leaf.key + fileSuffix).String()})
+		}
+	}
+	for i := range l.config.Hosts {
+		h := &l.config.Hosts[i]
+		all = append(all, secret{hostKey(i) + ".token", &h.Token, h.TokenFile})
+	}
+	return all
+}
+
 // inlineSecrets reports secrets that stand in a file which everybody can read.
 func (l *loader) inlineSecrets(path string, mode fs.FileMode) {
-	for _, secret := range leaves() {
-		if o := l.config.origins[secret.key]; secret.kind == typeSecret && o.source == path && o.line > 0 {
-			l.add(l.config.at(secret.key, "every user of the machine can read this secret: the file's mode is %#o", mode.Perm()).
-				withHint("chmod 600 %s, or use %s%s", path, secret.key, fileSuffix))
+	for _, s := range l.secrets() {
+		if o := l.config.origins[s.key]; o.source == path && o.line > 0 {
+			l.add(l.config.at(s.key, "every user of the machine can read this secret: the file's mode is %#o", mode.Perm()).
+				withHint("chmod 600 %s, or use %s%s", path, s.key, fileSuffix))
 		}
 	}
 }

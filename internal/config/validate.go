@@ -32,6 +32,7 @@ func (c *Config) check(gitlab bool) Problems {
 	k.vm()
 	k.profiles()
 	k.scheduler()
+	k.hosts()
 	k.durations()
 	k.rest()
 	return k.problems
@@ -154,6 +155,10 @@ func (k *checker) durations() {
 		{"deadlines.job_timeout", d.JobTimeout, time.Second, 30 * day},
 		{"deadlines.running_grace", d.RunningGrace, time.Second, day},
 		{"deadlines.stopping", d.Stopping, time.Second, day},
+		{"flintlock.probe_interval", k.Flintlock.ProbeInterval, 100 * time.Millisecond, time.Hour},
+		{"flintlock.probe_timeout", k.Flintlock.ProbeTimeout, 100 * time.Millisecond, time.Hour},
+		{"flintlock.lost_after", k.Flintlock.LostAfter, time.Second, day},
+		{"scheduler.hold_after", k.Scheduler.HoldAfter, time.Second, day},
 		{"sweep.interval", k.Sweep.Interval, 100 * time.Millisecond, day},
 		{"sweep.project_window", k.Sweep.ProjectWindow, time.Minute, 365 * day},
 		{"shutdown_grace", k.ShutdownGrace, 0, 30 * day},
@@ -165,10 +170,7 @@ func (k *checker) durations() {
 }
 
 func (k *checker) rest() {
-	if k.Flintlock.Endpoint != "" {
-		k.problem("flintlock.endpoint", "this version has no flintlock driver").Hint = "remove it; driver: qemu makes microVMs on this machine"
-	}
-	k.oneOf("driver", k.Driver, "qemu", "fake")
+	k.oneOf("driver", k.Driver, "qemu", DriverFlintlock, "fake")
 	k.oneOf("log.level", k.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", k.Log.Format, "text", "json")
 	if k.StateDir != "" && !filepath.IsAbs(k.StateDir) {

@@ -116,21 +116,27 @@ func (k *checker) tag(key, tag string) {
 // included.
 func (k *checker) sizes(name string) {
 	p := k.profile(name)
+	vcpus, memory := int(float64(k.Scheduler.VCPUs)*k.Scheduler.OvercommitCPU), k.Scheduler.MemoryMiB
+	whoVCPUs, whoMemory := "this machine gives, %d (scheduler.vcpus times overcommit_cpu)", "this machine gives, %d (scheduler.memory_mb)"
+	if k.Driver == DriverFlintlock {
+		vcpus, memory = k.largest()
+		whoVCPUs, whoMemory = "any host gives to one microVM, %d", "any host gives to one microVM, %d"
+	}
 	for _, n := range []struct {
 		what             string
 		least, def, most int
 		gives            int
 		keyDef           string
 		keyMax           string
-		keyGives         string
+		who              string
 	}{
 		{
-			"vCPU", p.Limits.Min.VCPUs, p.Default.VCPUs, p.Limits.Max.VCPUs, int(float64(k.Scheduler.VCPUs) * k.Scheduler.OvercommitCPU),
-			"default_vcpu", "max_vcpu", "scheduler.vcpus times overcommit_cpu",
+			"vCPU", p.Limits.Min.VCPUs, p.Default.VCPUs, p.Limits.Max.VCPUs, vcpus,
+			"default_vcpu", "max_vcpu", whoVCPUs,
 		},
 		{
-			"MiB of memory", p.Limits.Min.MemoryMiB, p.Default.MemoryMiB, p.Limits.Max.MemoryMiB, k.Scheduler.MemoryMiB,
-			"default_memory_mb", "max_memory_mb", "scheduler.memory_mb",
+			"MiB of memory", p.Limits.Min.MemoryMiB, p.Default.MemoryMiB, p.Limits.Max.MemoryMiB, memory,
+			"default_memory_mb", "max_memory_mb", whoMemory,
 		},
 	} {
 		switch {
@@ -139,7 +145,7 @@ func (k *checker) sizes(name string) {
 		case n.def < n.least || n.def > n.most:
 			k.problem(k.keyOf(name, n.keyDef), "the default size, %d %s, is not between the smallest, %d, and the largest, %d", n.def, n.what, n.least, n.most)
 		case n.gives > 0 && n.most > n.gives:
-			k.problem(k.keyOf(name, n.keyMax), "%d %s is more than this machine gives, %d (%s): such a job would wait forever", n.most, n.what, n.gives, n.keyGives)
+			k.problem(k.keyOf(name, n.keyMax), "%d %s is more than "+n.who+": such a job would wait forever", n.most, n.what, n.gives)
 		}
 	}
 }
