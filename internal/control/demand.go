@@ -25,9 +25,14 @@ func (c *Control) demand(ctx context.Context, s firerunner.Step) error {
 	var wait time.Duration
 	err := c.update(ctx, func(ch *change) error {
 		idle, wait = nil, 0
-		jobs, supply, err := c.count(ctx, ch, d)
+		jobs, supply, stale, err := c.count(ctx, ch, d)
 		if err != nil {
 			return err
+		}
+		for _, id := range stale {
+			if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: d.ProjectID, JobID: id}); err != nil {
+				return err
+			}
 		}
 		switch missing := len(jobs) - len(supply); {
 		case missing > 0:
@@ -54,26 +59,56 @@ func (c *Control) demand(ctx context.Context, s firerunner.Step) error {
 }
 
 // count returns the pending jobs that want a runner, oldest first, and the runners that may still take one, least
-// advanced first. A job that a live guest of the same demand says it took does not want another.
-func (c *Control) count(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) ([]firerunner.Job, []firerunner.Runner, error) {
-	jobs, err := rd.Jobs(ctx, firerunner.JobQuery{Demand: &d, Statuses: []firerunner.JobStatus{firerunner.JobPending}, OursOnly: true})
+// advanced first. A job that a live guest of the same demand says it took does not want another. Nor, for now, does one
+// that was taken by a guest which has ended since GitLab was last asked: it is stale, and to be read before it counts.
+func (c *Control) count(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (jobs []firerunner.Job, supply []firerunner.Runner, stale []int64, err error) {
+	jobs, err = rd.Jobs(ctx, firerunner.JobQuery{Demand: &d, Statuses: []firerunner.JobStatus{firerunner.JobPending}, OursOnly: true})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	runners, err := rd.Runners(ctx, firerunner.RunnerQuery{Live: true, Demand: &d})
+	live, err := rd.Runners(ctx, firerunner.RunnerQuery{Live: true, Demand: &d})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	taken := map[int64]bool{}
-	for _, r := range runners {
+	for _, r := range live {
 		if r.JobID != 0 {
 			taken[r.JobID] = true
 		}
 	}
 	jobs = slices.DeleteFunc(jobs, func(j firerunner.Job) bool { return !j.Wants() || taken[j.ID] })
-	runners = slices.DeleteFunc(runners, func(r firerunner.Runner) bool { return !r.Supply() })
-	slices.SortStableFunc(runners, func(a, b firerunner.Runner) int { return int(a.State) - int(b.State) })
-	return jobs, runners, nil
+	if len(jobs) > 0 {
+		ended, err := c.ended(ctx, rd, d)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		jobs = slices.DeleteFunc(jobs, func(j firerunner.Job) bool {
+			unread := ended[j.ID].After(j.SeenAt)
+			if unread {
+				stale = append(stale, j.ID)
+			}
+			return unread
+		})
+	}
+	supply = slices.DeleteFunc(live, func(r firerunner.Runner) bool { return !r.Supply() })
+	slices.SortStableFunc(supply, func(a, b firerunner.Runner) int { return int(a.State) - int(b.State) })
+	return jobs, supply, stale, nil
+}
+
+// ended returns when the runners of a demand ended that took a job, by the job: of recent ones, because a job that was
+// taken long ago is not pending by any account.
+func (c *Control) ended(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (map[int64]time.Time, error) {
+	recent, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Since: c.Now().Add(-rejectedWindow), Limit: 64})
+	if err != nil {
+		return nil, err
+	}
+	at := map[int64]time.Time{}
+	for _, r := range recent {
+		if r.JobID != 0 && !r.Live() && r.MovedAt.After(at[r.JobID]) {
+			at[r.JobID] = r.MovedAt
+		}
+	}
+	return at, nil
 }
 
 // supply queues the runners that are missing, as far as the queue has room. It returns how long to wait where earlier

@@ -142,7 +142,7 @@ func startRole(t *testing.T, role, path string) *process {
 
 // TestOpenTogether: two processes that open one new file at once both come up.
 func TestOpenTogether(t *testing.T) {
-	for round := range 20 { // both must come up each time: a race that is lost one time in ten would show
+	for round := range 12 { // both must come up each time: a race that is lost one time in five would show
 		path := newPath(t)
 		processes := []*process{startRole(t, "open", path), startRole(t, "open", path)}
 		for _, p := range processes {
