@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/firerunner/firerunner/internal/config"
 )
 
 func newConfigCommand(a *app) *cobra.Command {
@@ -35,17 +37,22 @@ there is any. Nothing is changed and nobody is asked.`,
   firerunner config validate --json 2>&1 | jq .error.problems`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if _, err := a.load(false); err != nil {
+			c, err := a.load(false)
+			if err != nil {
 				return err
 			}
 			result := struct {
-				OK   bool   `json:"ok"`
-				File string `json:"file,omitempty"`
-			}{true, a.file()}
+				OK       bool            `json:"ok"`
+				File     string          `json:"file,omitempty"`
+				Warnings config.Problems `json:"warnings,omitempty"`
+			}{true, a.file(), c.Warnings()}
 			return a.print(result, func(w io.Writer) error {
 				name := result.File
 				if name == "" {
 					name = "no file; environment and flags"
+				}
+				for _, warning := range result.Warnings {
+					fmt.Fprintf(a.Stderr, "firerunner: warning: %s\n", warning)
 				}
 				_, err := fmt.Fprintf(w, "configuration ok: %s\n", name)
 				return err

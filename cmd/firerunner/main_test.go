@@ -17,6 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 //
 //	firerunner ARGS...   fails unless the exit status is 0; with !, unless it is another
 //	status N             fails unless the last exit status was N
+//	fleet                makes a database with hosts a, which carries a runner, and b; "fleet empty" ends the runner
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -35,6 +36,7 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("exit status %s, want %v", got, args)
 				}
 			},
+			"fleet": fleetCommand,
 			// mode PERMISSIONS FILE changes a file's mode.
 			"mode": func(ts *testscript.TestScript, _ bool, args []string) {
 				mode, err := strconv.ParseUint(args[0], 8, 32)

@@ -24,6 +24,7 @@ func commands() []func(*app) *cobra.Command {
 		newDoctorCommand,
 		newImageCommand,
 		newServeCommand,
+		newHostsCommand,
 		newConfigCommand,
 		newVersionCommand,
 		newShimCommand,

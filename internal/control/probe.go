@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/firerunner/firerunner"
 )
@@ -208,7 +209,12 @@ func (c *Control) loseRunner(ctx context.Context, ch *change, id string) error {
 // brief is an error as a row and an event have it: one line, not long.
 func brief(err error) string {
 	const most = 300
-	text := strings.Join(strings.Fields(err.Error()), " ")
+	text := strings.Map(func(r rune) rune { // a host's words go to people's terminals
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.Join(strings.Fields(err.Error()), " "))
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "..."
 	}
