@@ -69,9 +69,10 @@ func (l *ledger) save(vm firerunner.LedgerVM) {
 	require.NoError(l, l.SaveVM(l.ctx(), vm))
 }
 
-func (l *ledger) read(id string) firerunner.LedgerVM {
+// read returns the microVM that every test has.
+func (l *ledger) read() firerunner.LedgerVM {
 	l.Helper()
-	vm, err := l.VM(l.ctx(), id)
+	vm, err := l.VM(l.ctx(), "a")
 	require.NoError(l, err)
 	return vm
 }
@@ -86,7 +87,7 @@ func (l *ledger) vmOK() {
 	l.save(other)
 	a.Ref, a.Host, a.Token = awkward, "b", hash(3)
 	l.save(a)
-	require.Equal(l, a, l.read("a"))
+	require.Equal(l, a, l.read())
 	all, err := l.VMs(l.ctx(), "flintlock")
 	require.NoError(l, err)
 	require.Equal(l, []firerunner.LedgerVM{a, b}, all)
@@ -124,7 +125,7 @@ func (l *ledger) tokenOnce() {
 	close(begin)
 	all.Wait()
 	require.Equal(l, int32(1), first.Load())
-	vm := l.read("a")
+	vm := l.read()
 	require.Equal(l, hash(byte(winner.Load())), vm.Session)
 	require.Equal(l, noon(), vm.UsedAt)
 }
@@ -140,11 +141,11 @@ func (l *ledger) tokenStaysUsed() {
 	l.save(before)
 	want := before
 	want.Session, want.UsedAt = hash(9), noon()
-	require.Equal(l, want, l.read("a"))
+	require.Equal(l, want, l.read())
 	won, err = l.UseToken(l.ctx(), "a", hash(8), noon())
 	require.NoError(l, err)
 	require.False(l, won)
-	require.Equal(l, want, l.read("a"))
+	require.Equal(l, want, l.read())
 }
 
 func (l *ledger) tokenErr() {
@@ -186,7 +187,7 @@ func (l *ledger) reportsOK() {
 	require.Equal(l, got[2:], l.reports("a", 2))
 	require.Empty(l, l.reports("a", 3))
 	require.Empty(l, l.reports("nobody", 0))
-	require.Equal(l, int64(7), l.read("a").Number)
+	require.Equal(l, int64(7), l.read().Number)
 	require.False(l, l.reports("b", 0)[0].At.IsZero())
 
 	_, err := l.AddReport(l.ctx(), "nobody", 1, full)
@@ -237,7 +238,7 @@ func (l *ledger) reportsAfterTheEnd() {
 	require.True(l, l.add("a", 1, firerunner.GuestReport{Kind: firerunner.ReportHello}))
 	require.True(l, l.add("a", 0, firerunner.GuestReport{Kind: firerunner.ReportExited}))
 	l.save(ledgerVM("a")) // leaves Exited alone
-	require.True(l, l.read("a").Exited)
+	require.True(l, l.read().Exited)
 	for _, number := range []int64{0, 2} {
 		_, err := l.AddReport(l.ctx(), "a", number, firerunner.GuestReport{Kind: firerunner.ReportNotice})
 		l.requireCode(firerunner.Conflict, err)
@@ -259,7 +260,7 @@ func (l *ledger) reportsBounded() {
 	}
 	require.Positive(l, dropped)
 	require.Less(l, dropped, flood)
-	require.Equal(l, int64(flood), l.read("a").Number, "what was dropped is known too")
+	require.Equal(l, int64(flood), l.read().Number, "what was dropped is known too")
 	require.True(l, l.add("a", flood+1, firerunner.GuestReport{At: noon(), Kind: firerunner.ReportJobDone, JobID: 1}))
 	require.True(l, l.add("a", 0, firerunner.GuestReport{At: noon(), Kind: firerunner.ReportExited}))
 	got := l.reports("a", 0)
@@ -284,6 +285,6 @@ func (l *ledger) forgetOK() {
 	require.Empty(l, l.reports("a", 0))
 	require.Len(l, l.reports("b", 0), 1)
 	l.save(ledgerVM("a"))
-	require.Equal(l, ledgerVM("a"), l.read("a"), "a new one with the same name")
+	require.Equal(l, ledgerVM("a"), l.read(), "a new one with the same name")
 	require.True(l, l.add("a", 1, firerunner.GuestReport{Kind: firerunner.ReportHello}))
 }
