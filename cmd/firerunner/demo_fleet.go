@@ -80,10 +80,9 @@ func (d *demo) startFleet(ctx context.Context, cfg *config.Config, n int, logger
 		}
 		srv, err := flintlocktest.Start(flintlocktest.Config{
 			Dir: dir, Token: token, TLS: &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13},
-			VMM:      &flintlocktest.QEMU{Binary: cfg.VM.QEMU, Network: f.network, Logger: f.log.With("host", name)},
-			Images:   &flintlocktest.Registry{CacheDir: filepath.Join(f.dir, "pulled")},
-			Capacity: flintlocktest.Capacity{VCPUs: 2, MemoryMiB: 2048},
-			Logger:   f.log.With("host", name),
+			VMM:    &flintlocktest.QEMU{Binary: cfg.VM.QEMU, Network: f.network, Logger: f.log.With("host", name)},
+			Images: &flintlocktest.Registry{CacheDir: filepath.Join(f.dir, "pulled")},
+			Logger: f.log.With("host", name),
 		})
 		if err != nil {
 			return err

@@ -30,6 +30,7 @@ type options struct {
 	settings []string // key=value, as --set takes them
 	gitlab   func(*gitlabtest.Config)
 	files    map[string]string // in the repository
+	fleet    *fleet            // hosts that carry the microVMs; nil: this machine does
 }
 
 // site is a GitLab with one project, and a FireRunner that serves it. Its methods are for the test's own goroutine.
@@ -63,7 +64,7 @@ func newSite(t *testing.T, o options) *site {
 	require.NoError(t, os.Chmod(dir, 0o711))
 	s := &site{t: t, dir: dir, settings: o.settings, webhooks: freePort(t), metrics: freePort(t)}
 	s.startGitLab(o)
-	s.writeConfig(max(o.slots, 1))
+	s.writeConfig(max(o.slots, 1), o.fleet)
 	s.observer = observe(s)
 	t.Cleanup(s.end)
 	s.start()
@@ -114,7 +115,7 @@ func (s *site) startGitLab(o options) {
 
 // writeConfig writes the configuration as an operator would. The sweep is so slow that it does nothing in a test that
 // does not ask for it, and every deadline so long that a busy machine does not meet it.
-func (s *site) writeConfig(slots int) {
+func (s *site) writeConfig(slots int, hosts *fleet) {
 	require.NoError(s.t, os.WriteFile(filepath.Join(s.dir, "token"), []byte(s.token+"\n"), 0o600))
 	require.NoError(s.t, os.WriteFile(filepath.Join(s.dir, "signing"), []byte(s.signing+"\n"), 0o600))
 	text := fmt.Sprintf(`
@@ -129,6 +130,10 @@ sweep: {interval: 1h}
 log: {level: debug, format: json}
 shutdown_grace: 3m
 `, s.state(), s.webhooks, s.metrics, s.gitlab.URL(), guestGitLab, under.imageDir, under.accel, slots)
+	if hosts != nil {
+		text += hosts.config
+		hosts.gitlab = strings.TrimPrefix(s.gitlab.URL(), "http://")
+	}
 	require.NoError(s.t, os.WriteFile(s.configFile(), []byte(text), 0o600))
 }
 
