@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/firerunner/firerunner"
@@ -54,7 +55,8 @@ type daemon struct {
 	control  *control.Control
 	metrics  *telemetry.Metrics
 
-	guests        *guest.Endpoint // nil: the driver has a channel of its own into its guests
+	hosts         atomic.Pointer[config.Config] // the configuration as far as hosts go: it is read again at SIGHUP
+	guests        *guest.Endpoint               // nil: the driver has a channel of its own into its guests
 	guestListener net.Listener
 
 	webhooks, metricsServer *server
@@ -65,6 +67,7 @@ type daemon struct {
 // openDaemon opens and wires everything but starts nothing. On an error it has closed again what it opened.
 func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
 	d := &daemon{cfg: cfg, log: cfg.Logger, failed: make(chan error, 3)}
+	d.hosts.Store(cfg.Config)
 	defer func() {
 		if err != nil {
 			d.close()

@@ -76,7 +76,7 @@ func (d *daemon) fleetImage(ctx context.Context, name string) (firerunner.Image,
 	if firerunner.CodeOf(err) != firerunner.NotFound {
 		return image, err
 	}
-	for _, h := range d.cfg.Fleet() {
+	for _, h := range d.hosts.Load().Fleet() {
 		if h.KernelImage == "" || h.RootFSImage == "" {
 			return image, err
 		}

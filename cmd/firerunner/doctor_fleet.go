@@ -67,6 +67,7 @@ func (e *examination) host(ctx context.Context, h flintlock.Host) []finding {
 func (e *examination) pulled(ctx context.Context, x *flintlock.Examination, host string) []finding {
 	var found []finding
 	d := daemon{cfg: daemonConfig{Config: e.cfg}, images: &image.Store{Dir: e.cfg.Image.Dir}}
+	d.hosts.Store(e.cfg)
 	seen := map[string]bool{}
 	for _, p := range e.cfg.ProfileList() {
 		if seen[p.Image] {

@@ -6,12 +6,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
 	"github.com/firerunner/firerunner/internal/telemetry"
 )
 
@@ -30,6 +32,9 @@ SIGTERM or Ctrl-C ends it gently: it takes no new job, lets running jobs finish
 for shutdown_grace, then stops them so that GitLab hears of it. A second signal
 cuts the grace short. Nothing that runs is lost by kill -9: the microVMs live on
 and the next start takes them up.
+
+SIGHUP reads the configuration again: hosts that came or changed are used at once,
+hosts that went are drained. A wrong file changes nothing.
 
 /healthz says that the process is alive, /readyz that store, queue and GitLab
 answer; /metrics is on its own port (server.metrics_port).`,
@@ -65,6 +70,11 @@ func (a *app) serve(ctx context.Context) error {
 		logger.Error("jobs will wait: an image cannot be booted", "error", err, "remedy", firerunner.HintOf(err))
 	}
 	logger.Info("serving", "webhook", d.webhookURL(), "metrics", d.metricsURL(), "version", buildVersion())
+	reading, stopReading := context.WithCancel(ctx)
+	var reloading sync.WaitGroup
+	reloading.Go(func() { d.reloadOnHangup(reading, func() (*config.Config, error) { return a.load(false) }) })
+	defer reloading.Wait()
+	defer stopReading()
 	select {
 	case <-ctx.Done():
 	case err := <-d.failed:
