@@ -103,7 +103,7 @@ func transportOf(h Host) (credentials.TransportCredentials, error) {
 		}
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
-	return credentials.NewTLS(cfg), nil
+	return heardOut{credentials.NewTLS(cfg)}, nil
 }
 
 // tokenCredentials is flintlockd's basic authentication: the token alone, with no user before it.

@@ -65,7 +65,7 @@ func (d *daemon) fault(err error, doing string) error {
 			return failed(firerunner.Unauthorized, "flintlockd runs there with --insecure: give it a certificate, or set tls.insecure for this host")
 		case strings.Contains(text, "tls:") || strings.Contains(text, "x509:"):
 			return failed(firerunner.Unauthorized, "check the certificates of %s and ours: their dates, names and authorities", d.Name)
-		case strings.Contains(text, "error reading server preface"), strings.Contains(text, "connection reset"):
+		case strings.Contains(text, "error reading server preface"), strings.Contains(text, "connection reset"), strings.Contains(text, "broken pipe"):
 			return failed(firerunner.Unavailable, "if flintlockd there wants TLS or a client certificate, configure it for this host")
 		}
 		return failed(firerunner.Unavailable, "see that flintlockd runs on %s and that %s is reached from here", d.Name, d.Endpoint)

@@ -8,7 +8,7 @@
 // validate refuses those first.
 //
 // What must outlive the daemon is in a firerunner.Ledger. One rule makes crashes harmless: a microVM whose end is
-// recorded there must not be on its host, and is deleted until it is not. docs/adr/0005 has the reasons.
+// recorded there must not be on its host, and is deleted until it is not. docs/adr/0006 has the reasons.
 package flintlock
 
 import (

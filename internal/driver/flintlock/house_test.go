@@ -55,7 +55,7 @@ func newHouse(t *testing.T, n int, change ...func(*Config)) *house {
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	for i := range n {
-		h.addHost(flintlocktest.Config{}, Host{Name: fmt.Sprintf("h%d", i), TLS: TLS{Insecure: true}})
+		h.addHost(flintlocktest.Config{RetryDelay: 200 * time.Millisecond}, Host{Name: fmt.Sprintf("h%d", i), TLS: TLS{Insecure: true}})
 	}
 	for _, c := range change {
 		c(&h.config)

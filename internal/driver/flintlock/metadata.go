@@ -19,7 +19,7 @@ const (
 )
 
 // guestStory is what the guest agent reads: who it is, whom to call, and how to know that one. Package guest has the
-// other end; the tests hold the two together.
+// other end; a test holds the two together.
 type guestStory struct {
 	V           int    `json:"v"`
 	ID          string `json:"id"`
@@ -29,6 +29,7 @@ type guestStory struct {
 	Address     string `json:"address,omitempty"`
 	Gateway     string `json:"gateway,omitempty"`
 	DNS         string `json:"dns,omitempty"`
+	Deadline    int64  `json:"deadline,omitempty"` // seconds since 1970; the agent turns its microVM off then
 }
 
 // guestMetadata is all of it, in base64: flintlockd decodes what can be decoded. Any process in the guest can read it
@@ -37,6 +38,7 @@ func (c Config) guestMetadata(h Host, spec firerunner.MicroVMSpec, token firerun
 	story, err := json.Marshal(guestStory{
 		V: 1, ID: spec.ID, Endpoint: or(h.GuestURL, c.GuestURL), Fingerprint: c.GuestFingerprint, Token: token.Reveal(),
 		Address: spec.Address.Address, Gateway: plainAddress(spec.Address.Gateway), DNS: spec.Address.DNS,
+		Deadline: spec.Deadline.Unix(),
 	})
 	if err != nil {
 		return nil, firerunner.Errorf(firerunner.Internal, "the guest's metadata: %w", err)

@@ -33,7 +33,8 @@ write_files:
       After=network-online.target
       [Service]
       Type=exec
-      ExecStart=` + agentPath + `
+      ExecStart=` + agentPath + ` --service
+      FailureAction=reboot-force
       Restart=no
       OOMScoreAdjust=-900
   - path: ` + startPath + `
