@@ -27,7 +27,8 @@ and every microVM writes to a disk of its own on top.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
-	command.AddCommand(newImageBuildCommand(a), newImageListCommand(a), newImageInspectCommand(a), newImageRemoveCommand(a))
+	command.AddCommand(newImageBuildCommand(a), newImageListCommand(a), newImageInspectCommand(a), newImageRemoveCommand(a),
+		newImagePushCommand(a), newImagePullCommand(a))
 	return command
 }
 

@@ -78,7 +78,7 @@ type run struct {
 }
 
 func (r *run) build(ctx context.Context) (firerunner.Image, error) {
-	m := &Manifest{Recipe: r.recipe, Cmdline: cmdline}
+	m := &Manifest{Recipe: r.recipe, Cmdline: cmdline, RootFormat: rootFormat}
 	agent, runner, err := r.binaries(ctx, m)
 	if err != nil {
 		return firerunner.Image{}, err
@@ -88,7 +88,7 @@ func (r *run) build(ctx context.Context) (firerunner.Image, error) {
 		return firerunner.Image{}, err
 	}
 	m.BaseKey, m.KernelVersion, m.Packages = base.Key, base.KernelVersion, base.Packages
-	m.BuildKey = keyOf(imageVersion, base.Digest, m.AgentSHA256, m.RunnerSHA256, r.recipe.DiskMiB, r.recipe.Sudo, r.recipe.SSHD)
+	m.BuildKey = keyOf(imageVersion, rootFormat, base.Digest, m.AgentSHA256, m.RunnerSHA256, r.recipe.DiskMiB, r.recipe.Sudo, r.recipe.SSHD)
 	if found, err := r.existing(ctx, m.BuildKey); err != nil || found.Digest != "" {
 		return found, err
 	}

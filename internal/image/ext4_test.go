@@ -20,6 +20,7 @@ import (
 func sampleTree(t *testing.T) *tree {
 	t.Helper()
 	r := newTree()
+	r.root.mtime, r.root.mode = 1_600_000_000, 0o711
 	add := func(name string, n *node) {
 		n.mtime = 1_700_000_000
 		require.NoError(t, r.set(name, n))
@@ -91,6 +92,14 @@ func TestExt4OK(t *testing.T) {
 	sum, err := sparseSHA256(path)
 	require.NoError(t, err)
 	require.Equal(t, sum, again)
+	contents, err := newSpool(filepath.Join(t.TempDir(), "contents"))
+	require.NoError(t, err)
+	defer contents.close()
+	fromTar := newFlattener(contents)
+	require.NoError(t, fromTar.add(t.Context(), bytes.NewReader(tarBytes(t, r))))
+	again, err = sparseSHA256(writeImage(t, fromTar.tree, 64<<20))
+	require.NoError(t, err)
+	require.Equal(t, sum, again, "by way of a registry too")
 	stored, err := allocated(path)
 	require.NoError(t, err)
 	require.Less(t, stored, int64(4<<20), "zeros are holes")
@@ -149,13 +158,14 @@ func FuzzReadExt4(f *testing.F) {
 		f.Fatal(err)
 	}
 	r := newTree()
-	if err := errors.Join(r.file("a/b", 0o644, 0, 0, []byte("text")), writeExt4(file, r, 0)); err != nil {
+	if err := errors.Join(r.file("a/b", 0o644, 0, []byte("text")), writeExt4(file, r, 0)); err != nil {
 		f.Fatal(err)
 	}
 	// Only what is not zero can be worth a change: offset and value.
 	f.Add(uint32(1024+56), uint32(1))
 	f.Add(uint32(1024+40), uint32(0))
 	f.Add(uint32(4096+8), uint32(0xffffffff))
+	f.Add(uint32(0x1005), uint32(0xffffffff)) // a root of no known type
 	f.Fuzz(func(t *testing.T, offset, value uint32) {
 		info, _ := file.Stat()
 		_, _ = readExt4(changed{file, int64(offset) % (1 << 22), value}, info.Size())
@@ -199,5 +209,5 @@ func TestWriteTarOK(t *testing.T) {
 			names = append(names, h.Name)
 		}
 	}
-	require.Equal(t, []string{"big", "bin", "builds/", "etc/", "etc/empty", "etc/hostname", "late", "long", "many/", "pipe", "usr/", "usr/bin/", "usr/bin/ping", "usr/bin/ping6", "usr/bin/su"}, names)
+	require.Equal(t, []string{"./", "big", "bin", "builds/", "etc/", "etc/empty", "etc/hostname", "late", "long", "many/", "pipe", "usr/", "usr/bin/", "usr/bin/ping", "usr/bin/ping6", "usr/bin/su"}, names)
 }

@@ -29,7 +29,7 @@ func readExt4(at io.ReaderAt, size int64) (*tree, error) {
 		return nil, fmt.Errorf("read the file system: %w", err)
 	}
 	root, err := r.node(rootInode)
-	if err == nil && root.kind != kindDir {
+	if err == nil && (root == nil || root.kind != kindDir) {
 		err = errDamaged
 	}
 	if err == nil {

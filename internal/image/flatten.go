@@ -137,7 +137,10 @@ func (f *flattener) node(h *tar.Header, data io.Reader) (*node, error) {
 		if n = dir.children[base].node; n.kind == kindDir {
 			return nil, errors.New("a hard link to a directory")
 		}
-	case tar.TypeReg, tar.TypeGNUSparse:
+	case tar.TypeReg:
+		if sparse(h) { // a few bytes that unpack to many GiB; no tool puts one into a layer
+			return nil, errors.New("a sparse file")
+		}
 		if h.Size > maxFile || f.tree.bytes+h.Size > maxTree {
 			return nil, fmt.Errorf("more than %d bytes", int64(maxTree))
 		}
@@ -155,6 +158,16 @@ func (f *flattener) node(h *tar.Header, data io.Reader) (*node, error) {
 		return nil, fmt.Errorf("an entry of type %q", h.Typeflag)
 	}
 	return n, nil
+}
+
+// sparse reports whether a file in the archive has holes, in one of GNU tar's ways of the PAX format.
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // whiteOut removes what lower layers have under a name, or all that they have in a directory.

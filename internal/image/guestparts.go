@@ -56,12 +56,12 @@ func addGuest(t *tree, p guestParts) error {
 		}
 	}
 	for _, empty := range []string{"etc/machine-id", "etc/hostname", "etc/resolv.conf"} {
-		if err := t.file(empty, 0o644, 0, 0, nil); err != nil {
+		if err := t.file(empty, 0o644, 0, nil); err != nil {
 			return err
 		}
 	}
 	if p.sudo {
-		if err := t.file("etc/sudoers.d/firerunner", 0o440, 0, 0, []byte(jobUser+" ALL=(ALL:ALL) NOPASSWD: ALL\n")); err != nil {
+		if err := t.file("etc/sudoers.d/firerunner", 0o440, 0, []byte(jobUser+" ALL=(ALL:ALL) NOPASSWD: ALL\n")); err != nil {
 			return err
 		}
 	}
@@ -107,7 +107,7 @@ func addAccounts(t *tree) error {
 		if a.mode == 0o640 {
 			group = 42 // shadow, which has this number on every Debian
 		}
-		if err := t.file(a.file, a.mode, 0, group, out.Bytes()); err != nil {
+		if err := t.file(a.file, a.mode, group, out.Bytes()); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,14 @@ type Manifest struct {
 	RunnerSHA256  string            `json:"runner_sha256"`
 	Packages      []Package         `json:"packages"` // what Debian's package tool has installed
 	SizeBytes     int64             `json:"size_bytes"`
+	// RootFormat says in which way rootfs.ext4 was written: the same tree and the same format are the same bytes.
+	RootFormat int `json:"root_format,omitempty"`
+	// From is the container image that the root file system is made from, by digest: ubuntu@sha256:...
+	From string `json:"from,omitempty"`
 }
+
+// rootFormat is raised when writeExt4 writes other bytes for the same tree.
+const rootFormat = 1
 
 // Package is an installed Debian package.
 type Package struct {

@@ -36,6 +36,12 @@ type Recipe struct {
 // https://docs.gitlab.com/runner/executors/shell/
 var needed = []string{"bash", "ca-certificates", "curl", "git"}
 
+// The limits of Recipe.DiskMiB.
+const (
+	leastDiskMiB = 64
+	mostDiskMiB  = 512 << 10
+)
+
 // baseVersion is raised when the base is made in another way from the same recipe.
 const baseVersion = 1
 
@@ -68,8 +74,8 @@ func (r Recipe) complete() (Recipe, error) {
 	if !names.MatchString(r.Suite) {
 		return invalid("the suite %q is not the name of a Debian release", r.Suite)
 	}
-	if r.DiskMiB < 64 || r.DiskMiB > 1<<20 {
-		return invalid("disk of %d MiB: it must be between 64 MiB and 1 TiB", r.DiskMiB)
+	if r.DiskMiB < leastDiskMiB || r.DiskMiB > mostDiskMiB {
+		return invalid("disk of %d MiB: it must be between 64 MiB and 512 GiB", r.DiskMiB)
 	}
 	all := append(slices.Clone(needed), r.Packages...)
 	if r.Sudo {

@@ -179,8 +179,8 @@ func (s *Store) Prune(ctx context.Context, before time.Time, inUse func(digest s
 	return removed, nil
 }
 
-// install moves the finished image in dir into the store and gives it its name. An image that is there already
-// stays as it is.
+// install moves the finished image in dir into the store and gives it its name. Of an image that is there already
+// only the manifest is replaced.
 func (s *Store) install(ctx context.Context, dir string, m *Manifest) (firerunner.Image, error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -191,7 +191,8 @@ func (s *Store) install(ctx context.Context, dir string, m *Manifest) (firerunne
 	err = os.MkdirAll(filepath.Dir(target), 0o755)
 	if err == nil {
 		if err = os.Rename(dir, target); errors.Is(err, fs.ErrExist) {
-			err = nil
+			// The same bytes, perhaps of other parts: what they were last made of is what the next build looks for.
+			err = os.Rename(filepath.Join(dir, manifestFile), filepath.Join(target, manifestFile))
 		}
 	}
 	if err != nil {
@@ -293,8 +294,10 @@ func (s *Store) names() (map[string]string, error) {
 	return all, nil
 }
 
+func trimDigest(digest string) string { return strings.TrimPrefix(digest, digestPrefix) }
+
 // short is a digest as people read it.
 func short(digest string) string {
-	hex := strings.TrimPrefix(digest, digestPrefix)
+	hex := trimDigest(digest)
 	return hex[:min(12, len(hex))]
 }

@@ -243,7 +243,7 @@ func (t *tree) directory(name string, mode uint32, owner int) error {
 	return t.set(name, n)
 }
 
-// file writes a small file.
-func (t *tree) file(name string, mode uint32, uid, gid int, data []byte) error {
-	return t.set(name, &node{kind: kindFile, mode: mode, uid: uid, gid: gid, size: int64(len(data)), content: literal(data)})
+// file writes a small file of root's.
+func (t *tree) file(name string, mode uint32, group int, data []byte) error {
+	return t.set(name, &node{kind: kindFile, mode: mode, gid: group, size: int64(len(data)), content: literal(data)})
 }

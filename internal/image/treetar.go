@@ -26,11 +26,13 @@ type treeTar struct {
 }
 
 func (o *treeTar) dir(name string, d *node) error {
+	shown := "./" // the root has attributes too
 	if name != "" {
-		if err := o.w.WriteHeader(o.header(name+"/", d)); err != nil {
-			return err
-		}
 		name += "/"
+		shown = name
+	}
+	if err := o.w.WriteHeader(o.header(shown, d)); err != nil {
+		return err
 	}
 	for _, base := range d.names() {
 		n := d.children[base].node
