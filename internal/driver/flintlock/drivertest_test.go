@@ -3,8 +3,6 @@ package flintlock
 import (
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/driver/drivertest"
 )
@@ -22,10 +20,8 @@ func TestDriver(t *testing.T) {
 		Leftovers: func(_ *testing.T, d firerunner.Driver, id string) []string {
 			return houses[d].leftovers(id)
 		},
-		Kill: func(t *testing.T, d firerunner.Driver, id string) {
-			for _, vm := range named(houses[d].hosts[1].VMs(), id) {
-				require.True(t, houses[d].hosts[1].Kill(vm.UID))
-			}
+		Kill: func(_ *testing.T, d firerunner.Driver, id string) {
+			houses[d].kill(houses[d].hosts[1], id)
 		},
 		Reopen: func(_ *testing.T, d firerunner.Driver) firerunner.Driver {
 			h := houses[d]

@@ -276,6 +276,16 @@ func named(vms []flintlocktest.VM, id string) (found []flintlocktest.VM) {
 	return found
 }
 
+// kill ends a machine behind everybody's back. A scripted guest may speak before its host has noted that it runs.
+func (h *house) kill(srv *flintlocktest.Server, id string) {
+	h.Helper()
+	vms := named(srv.VMs(), id)
+	require.Len(h, vms, 1)
+	_, err := srv.WaitVM(h.ctx, vms[0].UID, func(vm flintlocktest.VM) bool { return vm.State == "CREATED" })
+	require.NoError(h, err)
+	require.True(h, srv.Kill(vms[0].UID))
+}
+
 func (h *house) listed(id string) (vm firerunner.MicroVM, ok bool) {
 	h.Helper()
 	vms, err := h.current().List(h.ctx)

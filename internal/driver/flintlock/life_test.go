@@ -19,7 +19,7 @@ func TestGhost(t *testing.T) {
 	h := newHouse(t, 1, func(c *Config) { c.HeartbeatTimeout = time.Minute })
 	h.create("ghost", "h0")
 	h.until("ghost", firerunner.ReportStarted)
-	require.True(t, h.hosts[0].Kill(named(h.hosts[0].VMs(), "ghost")[0].UID))
+	h.kill(h.hosts[0], "ghost")
 	h.hosts[0].Resync()
 	require.Contains(t, h.until("ghost", firerunner.ReportError).Message, "booted a second time")
 	require.Contains(t, h.until("ghost", firerunner.ReportExited).Message, "booted a second time")
