@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -54,7 +56,7 @@ func (x *Examination) Services(ctx context.Context) (names []string, ok bool, er
 	}
 	if err := stream.Send(&reflection.ServerReflectionRequest{
 		MessageRequest: &reflection.ServerReflectionRequest_ListServices{ListServices: "*"},
-	}); err != nil {
+	}); err != nil && !errors.Is(err, io.EOF) { // EOF: it has ended, and Recv says how
 		return nil, false, x.daemon.fault(err, doing)
 	}
 	answer, err := stream.Recv()
