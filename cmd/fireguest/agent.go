@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabrunner"
 	"github.com/firerunner/firerunner/internal/guest"
 )
 
@@ -120,7 +121,7 @@ func (a *agent) configure(start firerunner.GuestStart) (account, error) {
 	if !hostnames.MatchString(start.Hostname) {
 		return account{}, fmt.Errorf("the host name is not a host name")
 	}
-	config, err := runnerConfig(start)
+	config, err := gitlabrunner.Settings(start)
 	if err != nil {
 		return account{}, err
 	}
@@ -131,10 +132,10 @@ func (a *agent) configure(start firerunner.GuestStart) (account, error) {
 	if err := a.prepare(start); err != nil {
 		return account{}, err
 	}
-	if err := os.MkdirAll(a.path(runDir), 0o755); err != nil {
+	if err := os.MkdirAll(a.path(gitlabrunner.RunDir), 0o755); err != nil {
 		return account{}, err
 	}
-	if err := os.WriteFile(a.path(caFile), []byte(start.CA), 0o644); err != nil {
+	if err := os.WriteFile(a.path(gitlabrunner.CAFile), []byte(start.CA), 0o644); err != nil {
 		return account{}, err
 	}
 	return user, a.handOver(user, config)
@@ -173,7 +174,7 @@ func (a *agent) prepare(start firerunner.GuestStart) error {
 
 // handOver makes what the job's user owns.
 func (a *agent) handOver(user account, config string) error {
-	for _, dir := range []string{privateDir, buildsDir, cacheDir} {
+	for _, dir := range []string{gitlabrunner.PrivateDir, gitlabrunner.BuildsDir, gitlabrunner.CacheDir} {
 		if err := os.MkdirAll(a.path(dir), 0o700); err != nil {
 			return err
 		}
@@ -181,10 +182,10 @@ func (a *agent) handOver(user account, config string) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(a.path(configFile), []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(a.path(gitlabrunner.SettingsFile), []byte(config), 0o600); err != nil {
 		return err
 	}
-	return a.system.chown(a.path(configFile), int(user.uid), int(user.gid))
+	return a.system.chown(a.path(gitlabrunner.SettingsFile), int(user.uid), int(user.gid))
 }
 
 func resolvConf(dns string) string {

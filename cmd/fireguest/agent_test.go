@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabrunner"
 	"github.com/firerunner/firerunner/internal/guest"
 )
 
@@ -130,7 +131,7 @@ func TestAgentOK(t *testing.T) {
 	require.False(t, l.command.privileges)
 	require.NotContains(t, strings.Join(append(l.command.env, l.command.args...), " "), testToken)
 	for path, want := range map[string]string{
-		"/etc/machine-id": strings.Repeat("ab", 16) + "\n", "/etc/hostname": "fr-1\n", "/etc/resolv.conf": "nameserver 10.42.0.1\n", caFile: "PEM",
+		"/etc/machine-id": strings.Repeat("ab", 16) + "\n", "/etc/hostname": "fr-1\n", "/etc/resolv.conf": "nameserver 10.42.0.1\n", gitlabrunner.CAFile: "PEM",
 	} {
 		text, err := os.ReadFile(filepath.Join(l.root, path))
 		require.NoError(t, err)
@@ -243,7 +244,7 @@ func TestAgentErrSystem(t *testing.T) {
 		"start it": func(a *agent) {
 			a.system.start = func(command) (*process, error) { return nil, errors.New("start it: " + broken.Error()) }
 		},
-		"notice pipe":  func(a *agent) { _ = os.MkdirAll(a.path(noticePipe)+"/x", 0o755) },
+		"notice pipe":  func(a *agent) { _ = os.MkdirAll(a.path(gitlabrunner.NoticePipe)+"/x", 0o755) },
 		"is a directo": func(a *agent) { _ = os.MkdirAll(a.path("/etc/machine-id"), 0o755) },
 	} {
 		l := live(t, lifeStart(), "exit 0", change)

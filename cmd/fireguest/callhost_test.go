@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabrunner"
 	"github.com/firerunner/firerunner/internal/guest"
 )
 
@@ -255,7 +256,7 @@ func TestServiceOK(t *testing.T) {
 	for _, file := range []string{"/etc/hostname", "/etc/machine-id", "/etc/resolv.conf", "/etc/hosts"} {
 		require.NoFileExists(t, s.agent.root+file, "the system is not ours")
 	}
-	require.FileExists(t, s.agent.root+caFile)
+	require.FileExists(t, s.agent.root+gitlabrunner.CAFile)
 
 	// The machine is booted again on its old disk: it runs nothing and turns itself off.
 	again, ended := serviceFor(t, metadataFor(t, "127.0.0.1:"+port, certificate), "exit 0")
@@ -263,7 +264,7 @@ func TestServiceOK(t *testing.T) {
 	require.Equal(t, int64(2), ended.Load(), "at once, and at the end")
 	require.Contains(t, again.con.w.(*consoleLog).text(), "it was booted before: it turns itself off")
 	require.Empty(t, d.reports)
-	require.NoDirExists(t, again.agent.root+buildsDir)
+	require.NoDirExists(t, again.agent.root+gitlabrunner.BuildsDir)
 }
 
 func TestServiceErr(t *testing.T) {

@@ -17,45 +17,6 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-func TestRunnerConfigOK(t *testing.T) {
-	start := firerunner.GuestStart{
-		GitLabURL: "https://gitlab.test/sub", Token: testToken, Name: "a \"name\"\\\n\x00\x7f", CA: "PEM", OutputKiB: 8192, WaitTimeout: 90 * time.Second,
-	}
-	config, err := runnerConfig(start)
-	require.NoError(t, err)
-	for _, want := range []string{
-		`url = "https://gitlab.test/sub"`, `token = "` + testToken + `"`, `executor = "shell"`, `tls-ca-file = "/run/firerunner/ca.pem"`,
-		`output_limit = 8192`, `name = "a \"name\"\\\n\u0000\u007F"`, "[[runners]]", `builds_dir = "/builds"`,
-	} {
-		require.Contains(t, config, want)
-	}
-	require.Equal(t, 1, strings.Count(config, "pre_build_script"))
-	args := runnerArgs(start)
-	require.Contains(t, strings.Join(args, " "), "--max-builds 1 --wait-timeout 90")
-	require.NotContains(t, strings.Join(args, " "), testToken)
-
-	start.CA, start.OutputKiB, start.WaitTimeout = "", 0, 0
-	config, err = runnerConfig(start)
-	require.NoError(t, err)
-	require.NotContains(t, config, "tls-ca-file")
-	require.NotContains(t, config, "output_limit")
-	require.NotContains(t, strings.Join(runnerArgs(start), " "), "wait-timeout")
-}
-
-func TestRunnerConfigErrInvalid(t *testing.T) {
-	for _, start := range []firerunner.GuestStart{
-		{GitLabURL: "ftp://x", Token: "t", Name: "n"},
-		{GitLabURL: "https://", Token: "t", Name: "n"},
-		{GitLabURL: "://", Token: "t", Name: "n"},
-		{GitLabURL: "https://x", Name: "n"},
-		{GitLabURL: "https://x", Token: "t"},
-	} {
-		_, err := runnerConfig(start)
-		require.Error(t, err)
-		require.NotContains(t, err.Error(), testToken)
-	}
-}
-
 func TestModulesOK(t *testing.T) {
 	dir, sys := t.TempDir(), t.TempDir()
 	write := func(path, text string) {

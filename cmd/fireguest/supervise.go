@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabrunner"
 	"github.com/firerunner/firerunner/internal/guest"
 )
 
@@ -30,11 +31,12 @@ var defaultLimits = limits{idleGrace: 5 * time.Second, jobGrace: 20 * time.Secon
 const (
 	maxComplaints = 20 // reports of gitlab-runner's warnings
 	maxNotices    = 20 // reports of lines from the notice pipe
+	maxText       = 512
 )
 
 // supervise starts gitlab-runner, reports what it does, obeys orders, and returns once it has ended.
 func (a *agent) supervise(ctx context.Context, start firerunner.GuestStart, user account) error {
-	notices, closeNotices, err := openNotices(a.path(noticePipe))
+	notices, closeNotices, err := openNotices(a.path(gitlabrunner.NoticePipe))
 	if err != nil {
 		return fmt.Errorf("make the notice pipe: %w", err)
 	}
@@ -45,7 +47,7 @@ func (a *agent) supervise(ctx context.Context, start firerunner.GuestStart, user
 	}
 	defer read.Close()
 	p, err := a.system.start(command{
-		path: a.runner, args: runnerArgs(start), dir: user.home, uid: user.uid, gid: user.gid, output: write,
+		path: a.runner, args: append([]string{"gitlab-runner"}, gitlabrunner.Arguments(start, gitlabrunner.SettingsFile)...), dir: user.home, uid: user.uid, gid: user.gid, output: write,
 		env: []string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			"HOME=" + user.home, "USER=" + user.name, "LOGNAME=" + user.name, "LANG=C.UTF-8",
@@ -60,12 +62,12 @@ func (a *agent) supervise(ctx context.Context, start firerunner.GuestStart, user
 	bootID, _ := os.ReadFile(a.path("/proc/sys/kernel/random/boot_id"))
 	a.channel.Report(guest.FromGuest{Kind: firerunner.ReportStarted, BootID: strings.TrimSpace(string(bootID))})
 
-	events := make(chan event)
+	events := make(chan gitlabrunner.Event)
 	go func() {
 		defer close(events)
-		readLog(read, func(e event) { events <- e })
+		gitlabrunner.ReadLog(read, func(e gitlabrunner.Event) { events <- e })
 	}()
-	s := &supervision{agent: a, process: p, forget: func() { _ = os.RemoveAll(a.path(privateDir)) }}
+	s := &supervision{agent: a, process: p, forget: func() { _ = os.RemoveAll(a.path(gitlabrunner.PrivateDir)) }}
 	ended := s.watch(ctx, events, notices, a.channel.Orders(), start.WaitTimeout)
 	_ = read.SetReadDeadline(time.Now().Add(a.limits.drain)) // a process that it left behind may hold the pipe open
 	for e := range events {
@@ -104,7 +106,7 @@ type supervision struct {
 }
 
 // watch runs until gitlab-runner has ended, and makes sure that it does.
-func (s *supervision) watch(ctx context.Context, events <-chan event, notices <-chan string,
+func (s *supervision) watch(ctx context.Context, events <-chan gitlabrunner.Event, notices <-chan string,
 	orders <-chan firerunner.GuestOrder, wait time.Duration,
 ) status {
 	var idle <-chan time.Time
@@ -161,34 +163,35 @@ func (s *supervision) stop(why string) {
 }
 
 // took acts on one line of gitlab-runner's log.
-func (s *supervision) took(e event) {
+func (s *supervision) took(e gitlabrunner.Event) {
 	report := s.agent.channel.Report
-	switch e.kind {
-	case eventReady:
+	switch e.Kind {
+	case gitlabrunner.Ready:
 		s.forget()
-	case eventTookJob:
+	case gitlabrunner.TookJob:
 		s.forget()
 		s.working, s.worked = true, true
 		s.agent.con.phase("job")
-		report(guest.FromGuest{Kind: firerunner.ReportTookJob, JobID: e.job})
-	case eventJobDone:
+		report(guest.FromGuest{Kind: firerunner.ReportTookJob, JobID: e.Job})
+	case gitlabrunner.JobDone:
 		s.working = false
 		s.agent.con.phase("done")
-		report(guest.FromGuest{Kind: firerunner.ReportJobDone, JobID: e.job, Success: e.success, Failure: e.failure, ExitCode: e.exitCode})
-	case eventNoJob:
-		s.why = e.text
-	case eventRefused:
+		report(guest.FromGuest{Kind: firerunner.ReportJobDone, JobID: e.Job, Success: e.Success, Failure: e.Failure, ExitCode: e.ExitCode})
+	case gitlabrunner.NoJob:
+		s.why = guest.Text(e.Text, maxText)
+	case gitlabrunner.Refused:
 		// gitlab-runner would sleep for 300 s now and try again.
 		if !s.worked {
-			report(guest.FromGuest{Kind: firerunner.ReportError, Message: e.text})
+			report(guest.FromGuest{Kind: firerunner.ReportError, Message: e.Text})
 		}
-		s.stop(e.text)
-	case eventComplain:
-		if e.text == s.complaint || s.complaints >= maxComplaints {
+		s.stop(e.Text)
+	case gitlabrunner.Complain:
+		text := guest.Text(e.Text, maxText)
+		if text == "" || text == s.complaint || s.complaints >= maxComplaints {
 			return
 		}
 		s.complaints++
-		s.complaint = e.text
-		report(guest.FromGuest{Kind: firerunner.ReportNotice, Message: "gitlab-runner: " + e.text})
+		s.complaint = text
+		report(guest.FromGuest{Kind: firerunner.ReportNotice, Message: "gitlab-runner: " + text})
 	}
 }

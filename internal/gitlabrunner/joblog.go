@@ -1,4 +1,4 @@
-package main
+package gitlabrunner
 
 import (
 	"bufio"
@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/firerunner/firerunner/internal/guest"
+	"github.com/firerunner/firerunner"
 )
 
 // What gitlab-runner --log-format json says, one object a line, is the only place where it tells how its job
@@ -21,29 +21,49 @@ import (
 // A job runs as the same user and can write to the same pipe, so all of this may be forged by the job that it is
 // about. It harms that job's own record only: the host asks GitLab for the truth.
 
-// maxLogLine is the longest line that is looked at. Longer ones are skipped.
-const maxLogLine = 64 << 10
+// MaxLine is the longest line of the log, in bytes, that is looked at. Longer ones are skipped.
+const MaxLine = 64 << 10
 
-type eventKind int
+// EventKind is what a line of the log tells.
+type EventKind int
 
+// The kinds.
 const (
-	eventNone     eventKind = iota
-	eventReady              // the configuration has been read
-	eventTookJob            // Job
-	eventJobDone            // Job, Success, Failure, ExitCode
-	eventNoJob              // it has waited long enough
-	eventRefused            // GitLab does not know the credential (any more)
-	eventComplain           // a warning or worse: Text
+	Nothing  EventKind = iota
+	Ready              // the settings have been read
+	TookJob            // Job
+	JobDone            // Job, Success, Failure, ExitCode
+	NoJob              // it has waited long enough: Text
+	Refused            // GitLab does not know the credential (any more): Text
+	Complain           // a warning or worse: Text
 )
 
-// event is what one line means.
-type event struct {
-	kind     eventKind
-	job      int64
-	success  bool
-	failure  string
-	exitCode int
-	text     string
+// Event is what one line means. Text is as gitlab-runner wrote it, so a job's doing perhaps: it must be cleaned before
+// it is kept or shown. It has at most MaxLine bytes.
+type Event struct {
+	Kind     EventKind
+	Job      int64
+	Success  bool
+	Failure  string // gitlab-runner's failure_reason, at most 64 bytes
+	ExitCode int
+	Text     string
+}
+
+// Report is the event as a guest's report; ok = false for what is no news.
+func (e Event) Report() (r firerunner.GuestReport, ok bool) {
+	switch e.Kind {
+	case TookJob:
+		return firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: e.Job}, true
+	case JobDone:
+		return firerunner.GuestReport{
+			Kind: firerunner.ReportJobDone, JobID: e.Job, Success: e.Success, Failure: e.Failure, ExitCode: e.ExitCode,
+		}, true
+	case Refused:
+		return firerunner.GuestReport{Kind: firerunner.ReportError, Message: e.Text}, true
+	case Complain:
+		return firerunner.GuestReport{Kind: firerunner.ReportNotice, Message: "gitlab-runner: " + e.Text}, true
+	}
+	return firerunner.GuestReport{}, false
 }
 
 // logLine is what is read of a line. Exit code and job are numbers in some versions and texts in others.
@@ -61,8 +81,8 @@ type logLine struct {
 // exitWords finds the exit code in the text of versions that do not say it in a field.
 var exitWords = regexp.MustCompile(`exit (?:status|code) (\d{1,5})\b`)
 
-// parseLogLine says what a line means; most lines mean nothing.
-func parseLogLine(line []byte) event {
+// ParseLine says what a line means; most lines mean nothing.
+func ParseLine(line []byte) Event {
 	var l logLine
 	var odd *json.UnmarshalTypeError // one field of another type does not spoil the others
 	if err := json.Unmarshal(line, &l); err != nil && !errors.As(err, &odd) {
@@ -72,20 +92,20 @@ func parseLogLine(line []byte) event {
 	job, _ := strconv.ParseInt(l.Job.String(), 10, 64)
 	switch {
 	case strings.HasPrefix(message, "Starting runner for "):
-		return event{kind: eventReady}
+		return Event{Kind: Ready}
 	case strings.HasPrefix(message, "Checking for jobs...") && strings.HasSuffix(message, "received") && job > 0:
-		return event{kind: eventTookJob, job: job}
+		return Event{Kind: TookJob, Job: job}
 	case strings.HasPrefix(message, "Job succeeded") && job > 0:
-		return event{kind: eventJobDone, job: job, success: true}
+		return Event{Kind: JobDone, Job: job, Success: true}
 	case strings.HasPrefix(message, "Job failed") && job > 0:
 		return failedEvent(job, message, l)
 	case strings.HasPrefix(message, "This runner has not received a job in"):
-		return event{kind: eventNoJob, text: message}
+		return Event{Kind: NoJob, Text: message}
 	case strings.HasPrefix(message, "Runner is not healthy"):
-		return event{kind: eventRefused, text: "GitLab refuses the runner's credential"}
+		return Event{Kind: Refused, Text: "GitLab refuses the runner's credential"}
 	}
 	if strings.HasPrefix(message, "Failed to process build") {
-		return event{} // the job's failure once more
+		return Event{} // the job's failure once more
 	}
 	switch l.Level {
 	case "warning", "error", "fatal", "panic":
@@ -95,40 +115,36 @@ func parseLogLine(line []byte) event {
 		if l.StatusTxt != "" {
 			message += " (" + l.StatusTxt + ")"
 		}
-		return event{kind: eventComplain, text: guest.Text(message, 512)}
+		return Event{Kind: Complain, Text: message}
 	}
-	return event{}
+	return Event{}
 }
 
-func failedEvent(job int64, message string, l logLine) event {
-	e := event{kind: eventJobDone, job: job, failure: l.Failure}
+func failedEvent(job int64, message string, l logLine) Event {
+	e := Event{Kind: JobDone, Job: job, Failure: l.Failure}
 	if code, err := strconv.ParseInt(l.ExitCode.String(), 10, 32); err == nil {
-		e.exitCode = int(code)
+		e.ExitCode = int(code)
 	} else if found := exitWords.FindStringSubmatch(message + " " + l.Error); found != nil {
-		e.exitCode, _ = strconv.Atoi(found[1])
+		e.ExitCode, _ = strconv.Atoi(found[1])
 	}
 	switch {
-	case e.failure != "" && len(e.failure) <= 64:
+	case e.Failure != "" && len(e.Failure) <= 64:
 	case strings.HasPrefix(message, "Job failed (system failure)"):
-		e.failure = "runner_system_failure"
+		e.Failure = "runner_system_failure"
 	default:
-		e.failure = "script_failure"
+		e.Failure = "script_failure"
 	}
 	return e
 }
 
 // plainEvent takes what is no JSON, such as a panic or a message from before logging was set up, for a complaint.
-func plainEvent(line []byte) event {
-	text := guest.Text(string(line), 512)
-	if text == "" {
-		return event{}
-	}
-	return event{kind: eventComplain, text: text}
+func plainEvent(line []byte) Event {
+	return Event{Kind: Complain, Text: string(line)}
 }
 
-// readLog reads lines until the stream ends and calls each for every line that means something.
-func readLog(r io.Reader, each func(event)) {
-	in := bufio.NewReaderSize(r, maxLogLine)
+// ReadLog reads lines until the stream ends and calls each for every line that means something.
+func ReadLog(r io.Reader, each func(Event)) {
+	in := bufio.NewReaderSize(r, MaxLine)
 	for skipping := false; ; {
 		line, err := in.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
@@ -136,7 +152,7 @@ func readLog(r io.Reader, each func(event)) {
 			continue
 		}
 		if line = bytes.TrimSpace(line); len(line) > 0 && !skipping {
-			if e := parseLogLine(line); e.kind != eventNone {
+			if e := ParseLine(line); e.Kind != Nothing {
 				each(e)
 			}
 		}

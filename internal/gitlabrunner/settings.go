@@ -1,4 +1,4 @@
-package main
+package gitlabrunner
 
 import (
 	"fmt"
@@ -9,14 +9,15 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
+// Where things are in every guest, whoever put them there. What is below RunDir is gone after a boot.
 const (
-	runDir     = "/run/firerunner"
-	privateDir = runDir + "/private" // the job user's, 0700; the configuration with the token, while it is needed
-	configFile = privateDir + "/config.toml"
-	caFile     = runDir + "/ca.pem"
-	noticePipe = runDir + "/notice"
-	buildsDir  = "/builds"
-	cacheDir   = "/cache"
+	RunDir       = "/run/firerunner"
+	PrivateDir   = RunDir + "/private" // the job user's, 0700; the settings with the token, while they are needed
+	SettingsFile = PrivateDir + "/config.toml"
+	CAFile       = RunDir + "/ca.pem"
+	NoticePipe   = RunDir + "/notice" // lines that jobs' shells write for the timeline; may be missing
+	BuildsDir    = "/builds"
+	CacheDir     = "/cache"
 )
 
 // imageNotice is run by gitlab-runner's shell before the job's script, and writes to the job's own log. Jobs here
@@ -28,19 +29,19 @@ const (
 const imageNotice = `: FireRunner gives this job a microVM of its own
 if [ -n "${CI_JOB_IMAGE:-}" ]; then
   printf 'FireRunner: the image "%s" that this job asks for is not used: the job runs directly on the system of its microVM.\n' "$CI_JOB_IMAGE"
-  if [ -p ` + noticePipe + ` ]; then printf 'image not used: %s\n' "$CI_JOB_IMAGE" > ` + noticePipe + ` || :; fi
+  if [ -p ` + NoticePipe + ` ]; then printf 'image not used: %s\n' "$CI_JOB_IMAGE" > ` + NoticePipe + ` || :; fi
 fi
 `
 
-// runnerConfig is gitlab-runner's config.toml for the one runner of this microVM. It holds the token.
+// Settings is gitlab-runner's config.toml for the one runner of a microVM. It holds the token.
 // https://docs.gitlab.com/runner/configuration/advanced-configuration/
-func runnerConfig(start firerunner.GuestStart) (string, error) {
+func Settings(start firerunner.GuestStart) (string, error) {
 	at, err := url.Parse(start.GitLabURL)
 	if err != nil || (at.Scheme != "http" && at.Scheme != "https") || at.Host == "" {
-		return "", fmt.Errorf("the URL of GitLab is not a URL: %q", start.GitLabURL)
+		return "", firerunner.Errorf(firerunner.Invalid, "the URL of GitLab is not a URL: %q", start.GitLabURL)
 	}
 	if start.Token == "" || start.Name == "" {
-		return "", fmt.Errorf("the start has no token or no name")
+		return "", firerunner.Errorf(firerunner.Invalid, "the start has no token or no name")
 	}
 	var b strings.Builder
 	line := func(key, value string) { fmt.Fprintf(&b, "  %s = %s\n", key, tomlString(value)) }
@@ -50,10 +51,10 @@ func runnerConfig(start firerunner.GuestStart) (string, error) {
 	line("token", start.Token.Reveal())
 	line("executor", "shell")
 	line("shell", "bash")
-	line("builds_dir", buildsDir)
-	line("cache_dir", cacheDir)
+	line("builds_dir", BuildsDir)
+	line("cache_dir", CacheDir)
 	if start.CA != "" {
-		line("tls-ca-file", caFile)
+		line("tls-ca-file", CAFile)
 	}
 	if start.OutputKiB > 0 {
 		fmt.Fprintf(&b, "  output_limit = %d\n", start.OutputKiB)
@@ -83,9 +84,9 @@ func tomlString(s string) string {
 	return b.String()
 }
 
-// runnerArgs is gitlab-runner's command line. The token is in the file, never here.
-func runnerArgs(start firerunner.GuestStart) []string {
-	args := []string{"gitlab-runner", "--log-format", "json", "run-single", "-c", configFile, "-r", start.Name, "--max-builds", "1"}
+// Arguments is gitlab-runner's command line after its name. The token is in the settings file, never here.
+func Arguments(start firerunner.GuestStart, settingsFile string) []string {
+	args := []string{"--log-format", "json", "run-single", "-c", settingsFile, "-r", start.Name, "--max-builds", "1"}
 	if start.WaitTimeout > 0 {
 		args = append(args, "--wait-timeout", fmt.Sprint(int(start.WaitTimeout.Seconds())))
 	}
