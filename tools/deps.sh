@@ -2,7 +2,8 @@
 # Installs the Debian packages that are missing, and only those:
 #
 #   deps.sh run     what microVMs and the image need
-#   deps.sh test    what the tests need besides: e2fsck, and a C compiler for the race detector, namespaces and rules for the firewall
+#   deps.sh test    what the tests need besides: e2fsck, a C compiler for the race detector, namespaces and rules for the firewall, and
+#                   PostgreSQL, whose server tests start by themselves
 #
 # Where all of them are there, it does not touch the network and needs no rights.
 set -euo pipefail
@@ -14,7 +15,7 @@ run=(
 	qemu-system-x86  # runs the microVMs
 	qemu-utils       # qemu-img makes a microVM's disk on top of the image
 )
-test=(gcc libc6-dev iproute2 nftables)
+test=(gcc libc6-dev iproute2 nftables postgresql-15)
 [ "$(id -u)" = 0 ] || run+=(uidmap) # mmdebstrap of a user who is not root makes a user namespace
 
 case ${1:-} in
