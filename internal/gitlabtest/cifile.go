@@ -38,6 +38,7 @@ type JobSpec struct {
 	HasNeeds     bool     // needs: [] is not the same as none
 	Dependencies []string // artifacts to fetch; nil: those of all jobs before, or of Needs
 	HasDeps      bool
+	Retry        retrySpec
 	Node         int // 1-based among parallel copies; 0 is not parallel
 	NodeTotal    int
 

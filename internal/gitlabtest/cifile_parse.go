@@ -18,6 +18,7 @@ type ciDefaults struct {
 	services      []*Image
 	artifacts     *ArtifactSpec
 	timeout       time.Duration
+	retry         retrySpec
 }
 
 func (p *ciParser) file(data []byte) *CIFile {
@@ -84,6 +85,8 @@ func (p *ciParser) defaultKey(d *ciDefaults, field ciField, what string) {
 		d.artifacts = p.artifacts(field.value, name)
 	case "timeout":
 		d.timeout = p.timeout(field.value, name)
+	case "retry":
+		d.retry = p.retry(field.value, name)
 	default:
 		p.fail(field.line, "%s: key %q is not supported", what, field.key)
 	}
@@ -92,7 +95,7 @@ func (p *ciParser) defaultKey(d *ciDefaults, field ciField, what string) {
 func (p *ciParser) job(f *CIFile, field ciField, d ciDefaults) {
 	j := &JobSpec{
 		Name: field.key, Line: field.line, Stage: "test", When: "on_success", BeforeScript: d.before, AfterScript: d.after,
-		Tags: d.tags, Image: d.image, Services: d.services, Artifacts: d.artifacts, Timeout: d.timeout,
+		Tags: d.tags, Image: d.image, Services: d.services, Artifacts: d.artifacts, Timeout: d.timeout, Retry: d.retry,
 	}
 	what := fmt.Sprintf("job %q", j.Name)
 	if n := p.resolve(field.value); n == nil || n.Kind != yaml.MappingNode {
@@ -131,6 +134,8 @@ func (p *ciParser) job(f *CIFile, field ciField, d ciDefaults) {
 			p.allowFailure(j, inner.value, name)
 		case "timeout":
 			j.Timeout = p.timeout(inner.value, name)
+		case "retry":
+			j.Retry = p.retry(inner.value, name)
 		case "needs":
 			j.HasNeeds, j.Needs = true, p.needs(inner.value, name)
 		case "dependencies":

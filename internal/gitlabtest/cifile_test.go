@@ -84,7 +84,7 @@ func TestParseCIFileErrors(t *testing.T) {
 		"empty":          {"", "line 1: the file is empty"},
 		"not yaml":       {"a: [", "yaml"},
 		"list":           {"- a", "line 1: the file must be a mapping"},
-		"unknown key":    {"a:\n  script: x\n  retry: 2\n", `line 3: job "a": key "retry" is not supported`},
+		"unknown key":    {"a:\n  script: x\n  interruptible: true\n", `line 3: job "a": key "interruptible" is not supported`},
 		"global key":     {"include: x\na: {script: x}\n", `line 1: key "include" is not supported`},
 		"default key":    {"default:\n  cache: x\na: {script: x}\n", `line 2: default: key "cache" is not supported`},
 		"no mapping":     {"tags: [a]\na: {script: x}\n", `line 1: unknown key "tags"`},
@@ -106,6 +106,9 @@ func TestParseCIFileErrors(t *testing.T) {
 		"image":          {"a:\n  script: x\n  image: {entrypoint: [x]}\n", "name is missing"},
 		"expire":         {"a:\n  script: x\n  artifacts: {expire_in: soon}\n", "is not a span of time"},
 		"alias in alias": {bomb(), "too large"},
+		"retry too much": {"a:\n  script: x\n  retry: 3\n", "must be a number from 0 to 2"},
+		"retry reason":   {"a:\n  script: x\n  retry: {max: 1, when: bad_luck}\n", `line 3: job "a": retry: when: "bad_luck" is no reason`},
+		"retry key":      {"default:\n  retry: {often: 1}\na: {script: x}\n", `line 2: default: retry: key "often" is not supported`},
 	} {
 		_, err := gitlabtest.ParseCIFile([]byte(c.in))
 		require.Error(t, err, name)
@@ -135,6 +138,7 @@ func FuzzCIFile(f *testing.F) {
 	f.Add("a: &a\n  script: [*a]\n")
 	f.Add("a: {<<: [*b, {script: x}]}\n")
 	f.Add("? [a]\n: b\n")
+	f.Add("a:\n  script: x\n  retry: {max: 1, when: [always]}\n")
 	f.Add("a:\n  script: x\n  timeout: 999999999999999999999y\n")
 	f.Add("stages: {a: b}\na:\n  script: {x: y}\n  needs: {}\n")
 	f.Fuzz(func(t *testing.T, in string) {

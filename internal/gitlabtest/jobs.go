@@ -86,7 +86,8 @@ type job struct {
 	token     string
 	trace     []byte
 	runner    *runner
-	graceful  bool // the runner said that it can cancel gracefully
+	graceful  bool      // the runner said that it can cancel gracefully
+	heardAt   time.Time // of its runner, last
 }
 
 func (j *job) snapshot() Job {

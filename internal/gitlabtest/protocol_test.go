@@ -332,7 +332,7 @@ func TestSweepTimeouts(t *testing.T) {
 	require.Equal(t, 1, f.SweepTimeouts())
 	done, _ := f.Job(j.ID)
 	require.Equal(t, gitlabtest.StatusFailed, done.Status)
-	require.Equal(t, "stuck_or_timeout_failure", done.FailureReason)
+	require.Equal(t, "server_timeout_running", done.FailureReason)
 }
 
 func TestRunnerTokenExpires(t *testing.T) {
@@ -378,4 +378,47 @@ func TestSweepByItself(t *testing.T) {
 	done, err := f.WaitJob(f.ctx, j.ID)
 	require.NoError(t, err)
 	require.Equal(t, gitlabtest.StatusFailed, done.Status)
+}
+
+// A job of which nothing is heard is failed after a while, whether its runner still exists or not; deleting the runner
+// changes nothing. A retry for that reason, by its old or its new name, is a new job.
+func TestSweepSilence(t *testing.T) {
+	t.Parallel()
+	for when, retried := range map[string]bool{
+		"no_updates_running": true, "stuck_or_timeout_failure": true, "always": true, "runner_system_failure": false,
+	} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			now := newClock()
+			f := start(t, func(c *gitlabtest.Config) { c.Now, c.SilenceLimit, c.JobTimeout = now.Now, time.Minute, time.Hour })
+			f.push("one:\n  retry: {max: 1, when: [" + when + "]}\n  script: x\n")
+			r := f.runner()
+			j := f.take(r)
+			now.Add(50 * time.Second)
+			f.patch(j, "0-1", "hi", http.StatusAccepted)
+			now.Add(50 * time.Second)
+			require.Zero(t, f.SweepTimeouts(), "it was heard of")
+			f.DeleteRunner(r.ID)
+			require.Zero(t, f.SweepTimeouts())
+			running, _ := f.Job(j.ID)
+			require.Equal(t, gitlabtest.StatusRunning, running.Status)
+			now.Add(time.Minute)
+			require.Equal(t, 1, f.SweepTimeouts())
+			done, _ := f.Job(j.ID)
+			require.Equal(t, "no_updates_running", done.FailureReason)
+			require.Equal(t, retried, done.Retried)
+			pending := f.Jobs(gitlabtest.JobFilter{Statuses: []gitlabtest.Status{gitlabtest.StatusPending}})
+			if !retried {
+				require.Empty(t, pending)
+				return
+			}
+			require.Len(t, pending, 1)
+			require.Equal(t, j.ID, pending[0].RetryOf)
+			again := f.take(f.runner())
+			now.Add(2 * time.Minute)
+			require.Equal(t, 1, f.SweepTimeouts())
+			last, _ := f.Job(again.ID)
+			require.False(t, last.Retried, "once is the most")
+		})
+	}
 }

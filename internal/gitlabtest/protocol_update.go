@@ -23,6 +23,7 @@ func (s *Server) jobByID(w http.ResponseWriter, r *http.Request, token string) (
 	if !j.Status.onRunner() {
 		return nil, forbidden("Job is not running")
 	}
+	j.heardAt = s.now()
 	return j, nil
 }
 

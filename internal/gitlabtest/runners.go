@@ -76,7 +76,8 @@ func (s *Server) CreateRunner(r Runner) Runner {
 	return s.addRunner(r).snapshot()
 }
 
-// DeleteRunner removes a runner. A job that it runs goes on: it has its own token.
+// DeleteRunner removes a runner. A job that it runs goes on, because it has its own token, and is not failed either: see
+// SweepTimeouts.
 func (s *Server) DeleteRunner(id int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

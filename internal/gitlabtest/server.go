@@ -42,6 +42,9 @@ type Config struct {
 	// TimeoutGrace is how long after its timeout a job that still runs is failed by
 	// [Server.SweepTimeouts]; default 15 min.
 	TimeoutGrace time.Duration
+	// SilenceLimit is how long nothing may be heard of a running job (log, update) until SweepTimeouts fails it; default
+	// 1 h. GitLab 19 can be set to 30 min.
+	SilenceLimit time.Duration
 	// SweepInterval makes the server call SweepTimeouts by itself; 0 is never.
 	SweepInterval time.Duration
 	// TraceUpdateInterval is sent as X-GitLab-Trace-Update-Interval, in whole seconds; default 3 s.
@@ -152,6 +155,7 @@ func (c Config) withDefaults() Config {
 	set(&c.HookTimeout, 10*time.Second)
 	set(&c.JobTimeout, time.Hour)
 	set(&c.TimeoutGrace, 15*time.Minute)
+	set(&c.SilenceLimit, time.Hour)
 	set(&c.TraceUpdateInterval, 3*time.Second)
 	if c.HookResendsPerMinute == 0 {
 		c.HookResendsPerMinute = 5

@@ -23,7 +23,7 @@ func (s *Server) transition(j *job, to Status) {
 		j.QueuedAt = now
 		s.enqueue(j)
 	case StatusRunning:
-		j.StartedAt = now
+		j.StartedAt, j.heardAt = now, now
 	case StatusSuccess, StatusFailed, StatusCanceled:
 		j.FinishedAt = now
 	}
@@ -69,6 +69,10 @@ func (s *Server) finish(j *job, to Status, reason string, exitCode *int) {
 		}
 	}
 	s.transition(j, to)
+	if j.retried() {
+		s.retryNow(j)
+		return
+	}
 	s.advance(j.pipeline)
 }
 
@@ -132,19 +136,4 @@ func (s *Server) retryNow(old *job) (*job, bool) {
 	s.transition(j, StatusPending)
 	s.advance(j.pipeline)
 	return j, true
-}
-
-// SweepTimeouts fails the running jobs that are over their timeout by more than the grace, whose
-// runner must be dead. It says how many.
-func (s *Server) SweepTimeouts() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for _, j := range slices.Clone(s.state.jobOrder) {
-		if j.Status.onRunner() && s.now().Sub(j.StartedAt) > j.Timeout+s.cfg.TimeoutGrace {
-			s.finish(j, StatusFailed, "stuck_or_timeout_failure", nil)
-			n++
-		}
-	}
-	return n
 }
