@@ -13,6 +13,9 @@ type MicroVMSpec struct {
 	Address  GuestNetwork // a fixed address from the host's pool; zero: the driver or the host's network gives one
 	Start    GuestStart
 	Deadline time.Time // the microVM ends itself at this time, whoever else is dead
+
+	Provision Provisioning // who brings gitlab-runner into it; empty = agent
+	SSH       SSHAccess    // for ProvisionSSH
 }
 
 // MicroVM is a microVM as its driver sees it.

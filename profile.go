@@ -10,6 +10,9 @@ type Profile struct {
 	Limits  SizeLimits
 	Public  bool     // its guests may reach public addresses
 	Hosts   []string // labels that a host must have, all of them; none: any host will do
+
+	Provision Provisioning // empty = agent
+	SSH       SSHAccess    // for ProvisionSSH
 }
 
 // DefaultProfile is the name of the profile that is there even if the configuration has none.

@@ -127,6 +127,10 @@ type Profile struct {
 	MaxMemoryMiB     int      `yaml:"max_memory_mb"`
 	PublicNetwork    *bool    `yaml:"public_network"`
 	Hosts            []string `yaml:"hosts"` // labels that a host must have, all of them
+
+	// Provision is who brings gitlab-runner into the microVM: agent (the image's own, also where it is empty) or ssh.
+	Provision string `yaml:"provision"`
+	SSH       SSH    `yaml:"ssh"`
 }
 
 // Scheduler is how much of this machine microVMs may have.

@@ -60,6 +60,9 @@ func (c *Config) profile(name string) firerunner.Profile {
 		Limits:  limits,
 		Public:  public,
 		Hosts:   slices.Clone(p.Hosts),
+
+		Provision: firerunner.Provisioning(p.Provision),
+		SSH:       p.sshAccess(),
 	}
 }
 

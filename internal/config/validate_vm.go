@@ -96,6 +96,7 @@ func (k *checker) profiles() {
 			}
 		}
 		k.sizes(name)
+		k.provision(name)
 	}
 	if _, ok := k.Profiles[firerunner.DefaultProfile]; !ok {
 		k.sizes(firerunner.DefaultProfile)

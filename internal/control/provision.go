@@ -214,8 +214,8 @@ func (c *Control) spec(r firerunner.Runner, image firerunner.Image, network fire
 	p, _ := c.profile(r.Profile)
 	return firerunner.MicroVMSpec{
 		ID: r.ID, Host: r.Host, Size: r.Size, Image: image,
-		Network:  firerunner.NetworkPolicy{Routes: c.Routes, Public: p.Public},
-		Address:  network,
+		Network: firerunner.NetworkPolicy{Routes: c.Routes, Public: p.Public},
+		Address: network, Provision: p.Provision, SSH: p.SSH,
 		Deadline: c.Now().Add(c.Deadlines.Life()),
 		Start: firerunner.GuestStart{
 			GitLabURL: c.GuestURL, Token: cred.Token, CA: c.CA, Name: "firerunner-" + r.ID,
