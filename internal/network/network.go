@@ -35,6 +35,8 @@ type Network struct {
 	log    *slog.Logger
 	refuse *rate.Limiter // of refusals in the log; the counters have them all
 
+	offers offers
+
 	tcpSlots chan struct{}
 	udpSlots chan struct{}
 

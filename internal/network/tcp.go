@@ -46,6 +46,10 @@ func (n *Network) openTCP(r *tcp.ForwarderRequest) {
 		}
 		return
 	}
+	if offered, ok := n.take(dst); ok {
+		offered.carry(n, n.acceptTCP(r))
+		return
+	}
 	dial, routed, reason := n.policy.tcp(dst)
 	if reason != "" {
 		n.refuseTCP(r, dst, reason)
