@@ -48,6 +48,7 @@ func newImageResult(i firerunner.Image) imageResult {
 
 func newImageBuildCommand(a *app) *cobra.Command {
 	var recipe image.Recipe
+	var former []string
 	command := &cobra.Command{
 		Use:   "build",
 		Short: "Build the guest image, or find that it is there already",
@@ -58,10 +59,14 @@ this machine's apt sources, or from image.mirrors in the configuration.
 What is there already is not built again; --refresh fetches newer packages. It
 needs no configuration file. Interrupted, it leaves nothing half-made.`,
 		Example: `  firerunner image build --gitlab-runner /usr/bin/gitlab-runner
-  firerunner image build --gitlab-runner ./gitlab-runner --name node --package nodejs --package npm
+  firerunner image build --gitlab-runner ./gitlab-runner --name node --add-package nodejs,npm
+  firerunner image build --name plain --no-agent --sshd --add-package cloud-init
   firerunner image build --gitlab-runner-url URL --gitlab-runner-sha256 SUM --refresh`,
 		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error { return a.buildImage(command, recipe) },
+		RunE: func(command *cobra.Command, _ []string) error {
+			recipe.Packages = append(recipe.Packages, former...)
+			return a.buildImage(command, recipe)
+		},
 	}
 	flags := command.Flags()
 	flags.StringVar(&recipe.Name, "name", "", "the image's name (default: vm.image of the configuration)")
@@ -69,12 +74,18 @@ needs no configuration file. Interrupted, it leaves nothing half-made.`,
 	flags.StringVar(&recipe.RunnerURL, "gitlab-runner-url", "", "where to download gitlab-runner, `URL`")
 	flags.StringVar(&recipe.RunnerSHA256, "gitlab-runner-sha256", "", "what the download must be, `sum` in hexadecimal")
 	flags.StringVar(&recipe.AgentPath, "agent", "", "guest agent, `path` (default: fireguest beside this program)")
-	flags.StringArrayVar(&recipe.Packages, "package", nil, "one more Debian package, `name`; may be repeated")
+	flags.StringSliceVar(&recipe.Packages, "add-package", nil, "one more Debian package, `name`; may be repeated, and several with commas")
+	flags.StringSliceVar(&former, "package", nil, "the former name of --add-package")
+	_ = flags.MarkHidden("package") // an error only if there is no such flag
+	flags.BoolVar(&recipe.SSHD, "sshd", false, "with openssh-server, for profiles that install the runner over SSH; no host key is in the image")
+	flags.BoolVar(&recipe.NoAgent, "no-agent", false, "without agent and gitlab-runner: the system's own init starts")
 	flags.BoolVar(&recipe.Sudo, "sudo", false, "jobs may become root inside their microVM")
 	flags.BoolVar(&recipe.Refresh, "refresh", false, "fetch newer packages although the recipe has not changed")
 	command.MarkFlagsMutuallyExclusive("gitlab-runner", "gitlab-runner-url")
 	command.MarkFlagsRequiredTogether("gitlab-runner-url", "gitlab-runner-sha256")
-	command.MarkFlagsOneRequired("gitlab-runner", "gitlab-runner-url")
+	command.MarkFlagsOneRequired("gitlab-runner", "gitlab-runner-url", "no-agent")
+	command.MarkFlagsMutuallyExclusive("gitlab-runner", "no-agent")
+	command.MarkFlagsMutuallyExclusive("gitlab-runner-url", "no-agent")
 	return command
 }
 
@@ -86,7 +97,7 @@ func (a *app) buildImage(command *cobra.Command, recipe image.Recipe) error {
 	if recipe.Name == "" {
 		recipe.Name = cfg.VM.Image
 	}
-	if recipe.AgentPath == "" {
+	if recipe.AgentPath == "" && !recipe.NoAgent {
 		if recipe.AgentPath, err = besideUs("fireguest"); err != nil {
 			return err
 		}
@@ -101,8 +112,11 @@ func (a *app) buildImage(command *cobra.Command, recipe image.Recipe) error {
 	}
 	result := newImageResult(built)
 	return a.print(result, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "image %s is %s, %s on disk, gitlab-runner %s\n",
-			result.Name, shortDigest(result.Digest), megabytes(result.SizeBytes), result.Runner)
+		runner := "gitlab-runner " + result.Runner
+		if result.Agent == "" {
+			runner = "without agent and gitlab-runner"
+		}
+		_, err := fmt.Fprintf(w, "image %s is %s, %s on disk, %s\n", result.Name, shortDigest(result.Digest), megabytes(result.SizeBytes), runner)
 		return err
 	})
 }

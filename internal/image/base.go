@@ -127,47 +127,9 @@ func (r *run) makeBase(ctx context.Context, dir, key, sources string) error {
 	})
 }
 
-// mmdebstrapEnv puts mmdebstrap's own directory below ours, so that it goes with it. An unprivileged mmdebstrap
-// works as other users, who may not be able to go through our parents.
-func (r *run) mmdebstrapEnv() []string {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	return []string{"TMPDIR=" + r.dir}
-}
-
-// mmdebstrap is its command line: mmdebstrap(1). No recommended packages and no documentation but the licences.
-// Hooks see the new system as $1.
-func (r *run) mmdebstrap(list, kernelDir, target string) []string {
-	mode := "root"
-	if os.Geteuid() != 0 {
-		mode = "unshare"
-	}
-	const inside = "/tmp/firerunner-kernel"
-	fetch := `set -e; mkdir "$1` + inside + `"; cd "$1` + inside + `"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
-p=$(apt-cache depends ` + quote(r.recipe.Kernel) + ` | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n1)
-apt-get -q download "${p:-` + r.recipe.Kernel + `}"`
-	args := []string{
-		"mmdebstrap", "--mode=" + mode, "--variant=minbase", "--format=tar",
-		"--include=" + strings.Join(r.recipe.Packages, ","),
-		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
-	}
-	for _, dir := range []string{"man", "doc", "info", "locale", "lintian"} {
-		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+dir+"/*")
-	}
-	return append(args,
-		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
-		"--customize-hook="+fetch,
-		"--customize-hook=sync-out "+inside+" "+quote(kernelDir),
-		// bash clears the console in it when it leaves, which fails where there is none; gitlab-runner's shell is
-		// a login shell: https://docs.gitlab.com/runner/shells/#shell-profile-loading
-		`--customize-hook=rm -r "$1`+inside+`"; rm -f "$1/etc/skel/.bash_logout" "$1/root/.bash_logout"`,
-		r.recipe.Suite, target, list)
-}
-
 // unpackKernel takes what is needed out of the kernel's package.
 func (r *run) unpackKernel(ctx context.Context, b *base, from, to string) error {
-	found, _ := filepath.Glob(filepath.Join(from, "*.deb"))
+	found, _ := filepath.Glob(filepath.Join(from, "linux*.deb"))
 	if len(found) != 1 {
 		return kernelError(errors.New("apt did not fetch one package"))
 	}
@@ -192,6 +154,11 @@ func (r *run) unpackKernel(ctx context.Context, b *base, from, to string) error 
 		return kernelError(err)
 	}
 	b.KernelVersion = parts.Version
+	if r.recipe.ownInit() {
+		if err := r.unpackBusybox(ctx, from, to); err != nil {
+			return err
+		}
+	}
 	if err := os.WriteFile(filepath.Join(to, kernelFile), parts.Image, 0o644); err != nil {
 		return kernelError(err)
 	}
@@ -234,7 +201,13 @@ func (b *base) describe(dir string) error {
 	if err != nil {
 		return err
 	}
-	b.Digest = keyOf("base", rootSum, kernelSum, b.Modules)
+	parts := []any{"base", rootSum, kernelSum, b.Modules}
+	if busybox, err := fileSHA256(filepath.Join(dir, busyboxName)); err == nil {
+		parts = append(parts, busybox)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	b.Digest = keyOf(parts...)
 	return writeJSON(filepath.Join(dir, baseFile), b)
 }
 

@@ -79,8 +79,11 @@ type run struct {
 
 func (r *run) build(ctx context.Context) (firerunner.Image, error) {
 	m := &Manifest{Recipe: r.recipe, Cmdline: cmdline, RootFormat: rootFormat}
-	agent, runner, err := r.binaries(ctx, m)
-	if err != nil {
+	var agent, runner string
+	var err error
+	if r.recipe.NoAgent {
+		m.Cmdline += ownCmdline
+	} else if agent, runner, err = r.binaries(ctx, m); err != nil {
 		return firerunner.Image{}, err
 	}
 	base, err := r.base(ctx)
@@ -88,7 +91,7 @@ func (r *run) build(ctx context.Context) (firerunner.Image, error) {
 		return firerunner.Image{}, err
 	}
 	m.BaseKey, m.KernelVersion, m.Packages = base.Key, base.KernelVersion, base.Packages
-	m.BuildKey = keyOf(imageVersion, rootFormat, base.Digest, m.AgentSHA256, m.RunnerSHA256, r.recipe.DiskMiB, r.recipe.Sudo, r.recipe.SSHD)
+	m.BuildKey = r.buildKey(base, m)
 	if found, err := r.existing(ctx, m.BuildKey); err != nil || found.Digest != "" {
 		return found, err
 	}
@@ -124,6 +127,15 @@ func (r *run) build(ctx context.Context) (firerunner.Image, error) {
 		return firerunner.Image{}, firerunner.Errorf(firerunner.Unavailable, "build an image: %w", err)
 	}
 	return r.Store.install(ctx, out, m)
+}
+
+// buildKey is over everything that is put into an image.
+func (r *run) buildKey(b *base, m *Manifest) string {
+	parts := []any{imageVersion, rootFormat, b.Digest, m.AgentSHA256, m.RunnerSHA256, r.recipe.DiskMiB, r.recipe.Sudo, r.recipe.SSHD}
+	if r.recipe.NoAgent {
+		parts = append(parts, "no agent", plainInit, hostKeys, m.Cmdline)
+	}
+	return keyOf(parts...)
 }
 
 // existing looks for an image that was built from the same parts, and gives it the name of the recipe.

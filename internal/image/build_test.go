@@ -62,7 +62,11 @@ func newBench(t *testing.T) *bench {
 		case "mmdebstrap":
 			return b.mmdebstrap(t, c)
 		case "dpkg-deb":
-			_, err := c.Stdout.Write(b.deb)
+			deb := b.deb
+			if strings.Contains(c.Args[2], busyboxPackage) {
+				deb = tarOf(t, [2]string{"./usr/bin/busybox", "BUSYBOX"})
+			}
+			_, err := c.Stdout.Write(deb)
 			return err
 		default:
 			return Execute(ctx, c)
@@ -81,7 +85,10 @@ func (b *bench) mmdebstrap(t *testing.T, c Command) error {
 	_, after, _ := strings.Cut(strings.Join(c.Args, "\n"), "sync-out /tmp/firerunner-kernel '")
 	kernelDir, _, _ := strings.Cut(after, "'")
 	fmt.Fprintln(c.Stderr, "I: running apt-get update...")
-	return errors.Join(
+	if strings.Contains(strings.Join(c.Args, " "), busyboxPackage) {
+		err = os.WriteFile(filepath.Join(kernelDir, busyboxPackage+"_1_amd64.deb"), nil, 0o644)
+	}
+	return errors.Join(err,
 		os.WriteFile(filepath.Join(kernelDir, "linux.deb"), nil, 0o644),
 		os.WriteFile(target, b.root, 0o644))
 }

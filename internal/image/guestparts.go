@@ -31,6 +31,17 @@ type guestParts struct {
 // addGuest adds the agent, gitlab-runner and the job's user to a system, and empties what says which machine it is.
 // The agent is /sbin/init too, for kernels that mount the root disk by themselves.
 func addGuest(t *tree, p guestParts) error {
+	if err := addPlaces(t); err != nil {
+		return err
+	}
+	if err := addSSHD(t); err != nil {
+		return err
+	}
+	return addAgent(t, p)
+}
+
+// addPlaces empties what the kernel and each boot fill.
+func addPlaces(t *tree) error {
 	delete(t.root.children, "lost+found")
 	for _, d := range []struct {
 		name string
@@ -44,6 +55,10 @@ func addGuest(t *tree, p guestParts) error {
 			return err
 		}
 	}
+	return nil
+}
+
+func addAgent(t *tree, p guestParts) error {
 	if err := addAccounts(t); err != nil {
 		return err
 	}

@@ -35,8 +35,9 @@ type Module struct {
 	Data      []byte
 }
 
-// Initramfs writes an initial RAM disk: the agent as /init, and the modules in the order in which it loads them.
-func Initramfs(w io.Writer, agent []byte, modules []Module) error {
+// Initramfs writes an initial RAM disk: the agent as /init, the modules in the order in which it loads them, and what
+// else there is to be.
+func Initramfs(w io.Writer, agent []byte, modules []Module, more ...Entry) error {
 	entries := []Entry{
 		{Path: "dev", Mode: TypeDir | 0o755},
 		{Path: "dev/console", Mode: TypeChar | 0o600, Major: 5, Minor: 1},
@@ -46,6 +47,7 @@ func Initramfs(w io.Writer, agent []byte, modules []Module) error {
 		{Path: "modules", Mode: TypeDir | 0o700},
 		{Path: "init", Mode: TypeFile | 0o755, Data: agent},
 	}
+	entries = append(entries, more...)
 	var list bytes.Buffer
 	for _, m := range modules {
 		list.WriteString(m.Name + " " + m.Condition + "\n")

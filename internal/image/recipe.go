@@ -21,8 +21,11 @@ type Recipe struct {
 	// DiskMiB is the free space in the root file system itself: 256. A microVM whose driver gives it a larger disk
 	// has more: the guest agent grows the file system to its disk when it boots.
 	DiskMiB int  `json:"disk_mib"`
-	Sudo    bool `json:"sudo"`           // jobs may become root inside their microVM
-	SSHD    bool `json:"sshd,omitempty"` // with openssh-server, and with the system's own init
+	Sudo    bool `json:"sudo"` // jobs may become root inside their microVM
+	// SSHD is openssh-server and the system's own init, for profiles that install the runner over SSH. NoAgent leaves
+	// out the agent, gitlab-runner and the job's user: then the system's own init starts.
+	SSHD    bool `json:"sshd,omitempty"`
+	NoAgent bool `json:"no_agent,omitempty"`
 
 	RunnerPath   string `json:"-"`                       // a gitlab-runner binary on this machine, or
 	RunnerURL    string `json:"runner_url,omitempty"`    // where to download it, and
@@ -84,6 +87,9 @@ func (r Recipe) complete() (Recipe, error) {
 	if r.SSHD {
 		all = append(all, "openssh-server")
 	}
+	if r.ownInit() {
+		all = append(all, ownPackages...)
+	}
 	for _, p := range append(all, r.Kernel) {
 		if !packages.MatchString(p) {
 			return invalid("%q is not the name of a Debian package", p)
@@ -91,6 +97,12 @@ func (r Recipe) complete() (Recipe, error) {
 	}
 	slices.Sort(all)
 	r.Packages = slices.Compact(all)
+	if r.NoAgent {
+		if r.RunnerPath != "" || r.RunnerURL != "" {
+			return invalid("an image without agent has no gitlab-runner either")
+		}
+		return r, nil
+	}
 	if r.AgentPath == "" {
 		return invalid("no guest agent")
 	}
@@ -105,7 +117,11 @@ func (r Recipe) complete() (Recipe, error) {
 
 // baseKey names the base that this recipe and these apt sources make.
 func (r Recipe) baseKey(sources string) string {
-	return keyOf(baseVersion, r.Suite, r.Kernel, r.Packages, sources, guestModules)
+	parts := []any{baseVersion, r.Suite, r.Kernel, r.Packages, sources, guestModules}
+	if r.ownInit() {
+		parts = append(parts, fetchOwn)
+	}
+	return keyOf(parts...)
 }
 
 // keyOf is a digest over values, each apart from the next.

@@ -25,7 +25,12 @@ func (r *run) rootfs(ctx context.Context, b *base, agent, runner, target string)
 	if err != nil {
 		return fail(err)
 	}
-	if err := addGuest(t, guestParts{agent: agent, runner: runner, sudo: r.recipe.Sudo, keepInit: r.recipe.SSHD}); err != nil {
+	if r.recipe.NoAgent {
+		err = addOwn(t)
+	} else {
+		err = addGuest(t, guestParts{agent: agent, runner: runner, sudo: r.recipe.Sudo, keepInit: r.recipe.SSHD})
+	}
+	if err != nil {
 		return fail(err)
 	}
 	return r.writeRootFS(t, target)
@@ -81,7 +86,15 @@ func (r *run) boot(b *base, agent, out string) (string, error) {
 			return fail(err)
 		}
 	}
-	binary, err := os.ReadFile(agent)
+	var program []byte
+	var more []Entry
+	var err error
+	if r.recipe.NoAgent {
+		program = []byte(plainInit)
+		more, err = plainEntries(b.dir)
+	} else {
+		program, err = os.ReadFile(agent)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -97,7 +110,7 @@ func (r *run) boot(b *base, agent, out string) (string, error) {
 	if err != nil {
 		return fail(err)
 	}
-	err = Initramfs(f, binary, modules)
+	err = Initramfs(f, program, modules, more...)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
