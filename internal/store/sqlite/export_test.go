@@ -1,8 +1,4 @@
 package sqlite
 
 // Waiting is how many Updates wait for their turn.
-func Waiting(s *Store) int {
-	s.writer.mu.Lock()
-	defer s.writer.mu.Unlock()
-	return len(s.writer.line)
-}
+func Waiting(s *Store) int { return s.baton.Waiting() }

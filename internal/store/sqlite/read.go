@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/store/row"
 	"github.com/firerunner/firerunner/internal/store/sqlite/sqlc"
 )
 
@@ -33,7 +34,7 @@ func ask[Row, T any](ctx context.Context, r reader, what string, run func(contex
 	if err != nil {
 		return nil, wrap(err, "read %s", what)
 	}
-	return each(rows, as), nil
+	return row.Each(rows, as), nil
 }
 
 // Runner implements firerunner.Reader.
@@ -42,11 +43,11 @@ func (r reader) Runner(ctx context.Context, id string) (firerunner.Runner, error
 	if err != nil {
 		return firerunner.Runner{}, err
 	}
-	row, err := r.q.Runner(ctx, id)
+	found, err := r.q.Runner(ctx, id)
 	if err != nil {
 		return firerunner.Runner{}, wrap(err, "read runner %q", id)
 	}
-	return runnerFromRow(row), nil
+	return runnerFromRow(found), nil
 }
 
 // Job implements firerunner.Reader.
@@ -55,11 +56,11 @@ func (r reader) Job(ctx context.Context, id int64) (firerunner.Job, error) {
 	if err != nil {
 		return firerunner.Job{}, err
 	}
-	row, err := r.q.Job(ctx, id)
+	found, err := r.q.Job(ctx, id)
 	if err != nil {
 		return firerunner.Job{}, wrap(err, "read job %d", id)
 	}
-	return jobFromRow(row), nil
+	return jobFromRow(found), nil
 }
 
 // Runners implements firerunner.Reader.
@@ -68,19 +69,19 @@ func (r reader) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]fireru
 		switch {
 		case q.GitLabID != 0:
 			return r.q.RunnersByGitLabID(ctx, q.GitLabID)
-		case onlyLive(q) && q.Demand != nil:
+		case row.OnlyLive(q) && q.Demand != nil:
 			return r.q.RunnersLiveOf(ctx, sqlc.RunnersLiveOfParams{ProjectID: q.Demand.ProjectID, Tags: string(q.Demand.Tags)})
-		case onlyLive(q):
+		case row.OnlyLive(q):
 			return r.q.RunnersLive(ctx)
 		case !q.Since.IsZero():
-			return r.q.RunnersSince(ctx, microsUp(q.Since))
+			return r.q.RunnersSince(ctx, row.MicrosUp(q.Since))
 		}
 		p := sqlc.RunnersLatestParams{
-			AnyDemand:  bit(q.Demand == nil),
-			AnyOutcome: bit(q.Outcome == ""),
+			AnyDemand:  row.Bit(q.Demand == nil),
+			AnyOutcome: row.Bit(q.Outcome == ""),
 			Outcome:    string(q.Outcome),
-			States:     list(q.States, func(s firerunner.State) int64 { return int64(s) }),
-			Most:       most(q.Limit),
+			States:     row.List(q.States, func(s firerunner.State) int64 { return int64(s) }),
+			Most:       row.Most(q.Limit),
 		}
 		if q.Demand != nil {
 			p.ProjectID, p.Tags = q.Demand.ProjectID, string(q.Demand.Tags)
@@ -90,7 +91,7 @@ func (r reader) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]fireru
 	if err != nil {
 		return nil, err
 	}
-	return selectRunners(found, q), nil
+	return row.SelectRunners(found, q), nil
 }
 
 // Jobs implements firerunner.Reader.
@@ -99,18 +100,18 @@ func (r reader) Jobs(ctx context.Context, q firerunner.JobQuery) ([]firerunner.J
 		switch {
 		case q.RunnerID != "":
 			return r.q.JobsByRunner(ctx, q.RunnerID)
-		case onlyOpen(q) && q.Demand != nil:
+		case row.OnlyOpen(q) && q.Demand != nil:
 			return r.q.JobsOpenOf(ctx, sqlc.JobsOpenOfParams{ProjectID: q.Demand.ProjectID, Tags: string(q.Demand.Tags)})
-		case onlyOpen(q):
+		case row.OnlyOpen(q):
 			return r.q.JobsOpen(ctx)
 		}
 		p := sqlc.JobsLatestParams{
-			AnyDemand:  bit(q.Demand == nil),
-			AnyProject: bit(q.ProjectID == 0),
+			AnyDemand:  row.Bit(q.Demand == nil),
+			AnyProject: row.Bit(q.ProjectID == 0),
 			ProjectID:  q.ProjectID,
-			AnyOwner:   bit(!q.OursOnly),
-			Statuses:   list(q.Statuses, func(s firerunner.JobStatus) string { return string(s) }),
-			Most:       most(q.Limit),
+			AnyOwner:   row.Bit(!q.OursOnly),
+			Statuses:   row.List(q.Statuses, func(s firerunner.JobStatus) string { return string(s) }),
+			Most:       row.Most(q.Limit),
 		}
 		if q.Demand != nil {
 			p.DemandProjectID, p.Tags = q.Demand.ProjectID, string(q.Demand.Tags)
@@ -120,7 +121,7 @@ func (r reader) Jobs(ctx context.Context, q firerunner.JobQuery) ([]firerunner.J
 	if err != nil {
 		return nil, err
 	}
-	return selectJobs(found, q), nil
+	return row.SelectJobs(found, q), nil
 }
 
 // Events implements firerunner.Reader.
@@ -134,14 +135,14 @@ func (r reader) Events(ctx context.Context, q firerunner.EventQuery) ([]firerunn
 		}
 		return r.q.EventsAfter(ctx, sqlc.EventsAfterParams{
 			After: q.After,
-			Kinds: list(q.Kinds, func(k firerunner.EventKind) string { return string(k) }),
-			Most:  most(q.Limit),
+			Kinds: row.List(q.Kinds, func(k firerunner.EventKind) string { return string(k) }),
+			Most:  row.Most(q.Limit),
 		})
 	}, eventFromRow)
 	if err != nil {
 		return nil, err
 	}
-	return selectEvents(found, q), nil
+	return row.SelectEvents(found, q), nil
 }
 
 // Hosts implements firerunner.Reader.
@@ -152,6 +153,12 @@ func (r reader) Hosts(ctx context.Context) ([]firerunner.Host, error) {
 // Projects implements firerunner.Reader.
 func (r reader) Projects(ctx context.Context, since time.Time) ([]firerunner.Project, error) {
 	return ask(ctx, r, "projects", func(ctx context.Context) ([]sqlc.Project, error) {
-		return r.q.ProjectsSince(ctx, microsUp(since))
+		return r.q.ProjectsSince(ctx, row.MicrosUp(since))
 	}, projectFromRow)
 }
+
+func runnerFromRow(r sqlc.Runner) firerunner.Runner    { return row.Runner(r).Runner() }
+func jobFromRow(r sqlc.Job) firerunner.Job             { return row.Job(r).Job() }
+func eventFromRow(r sqlc.Event) firerunner.Event       { return row.Event(r).Event() }
+func hostFromRow(r sqlc.Host) firerunner.Host          { return row.Host(r).Host() }
+func projectFromRow(r sqlc.Project) firerunner.Project { return row.Project(r).Project() }

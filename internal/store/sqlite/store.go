@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/store/baton"
 	"github.com/firerunner/firerunner/internal/store/sqlite/sqlc"
 )
 
@@ -73,7 +74,7 @@ type Store struct {
 	config Config
 	writes *sql.DB // one connection
 	reads  *sql.DB
-	writer *writer
+	baton  *baton.Baton[*transaction]
 
 	deliveries atomic.Int64 // taken since Open: when to purge
 }
@@ -112,7 +113,7 @@ func Open(ctx context.Context, config Config) (_ *Store, err error) {
 		config: config,
 		writes: writes,
 		reads:  reads,
-		writer: newWriter(config, writes),
+		baton:  newBaton(config, writes),
 	}
 	if err := s.Ping(ctx); err != nil {
 		return nil, errors.Join(err, reads.Close())
@@ -136,6 +137,6 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Close waits for the Updates that run, refuses new ones with Unavailable, and closes the file. Stop the queue first.
 func (s *Store) Close() error {
-	s.writer.close()
+	s.baton.Close()
 	return wrap(errors.Join(s.reads.Close(), s.writes.Close()), "close the store %s", s.config.Path)
 }

@@ -2,82 +2,32 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/store/baton"
+	"github.com/firerunner/firerunner/internal/store/row"
 	"github.com/firerunner/firerunner/internal/store/sqlite/sqlc"
 )
 
 // Update implements firerunner.Store. do runs in the caller's goroutine, one at a time; Updates that come together share
-// a commit (see writer) and still fail one by one. do must be quick, must not wait for anything but its Tx, and must not
+// a commit (package baton) and still fail one by one. do must be quick, must not wait for anything but its Tx, and must not
 // call Update: the second would wait for the first until ctx ends.
 func (s *Store) Update(ctx context.Context, do func(tx firerunner.Tx) error) error {
-	g, err := s.writer.enter(ctx)
-	if err != nil {
-		if errors.Is(err, errClosed) {
-			return firerunner.Errorf(firerunner.Unavailable, "update the store: %w", err)
-		}
-		return wrap(err, "wait to update the store")
-	}
-	if err := s.attempt(ctx, g, do); err != nil {
-		return err
-	}
-	<-g.done // not given up with ctx: the answer would be "perhaps"
-	return wrap(g.err, "commit")
+	return s.baton.Update(ctx, func(shared *transaction, told *baton.Told) error {
+		t := &tx{store: s, shared: shared, told: told}
+		t.reader = reader{q: sqlc.New(shared.Tx), within: t.within}
+		defer func() { t.ended = true }()
+		return do(t)
+	})
 }
 
-// attempt runs do within a savepoint. Its deferred part also runs when do panics or ends the goroutine: then nothing of
-// it is kept, and the others go on.
-func (s *Store) attempt(ctx context.Context, g *group, do func(tx firerunner.Tx) error) error {
-	t := &tx{store: s, group: g}
-	t.reader = reader{q: sqlc.New(g.tx), within: t.within}
-	var broken error
-	entered, kept := false, false
-	defer func() {
-		t.ended = true
-		if entered && !kept && broken == nil {
-			broken = savepoint(g, "ROLLBACK TO member", "RELEASE member")
-		}
-		s.writer.leave(broken)
-	}()
-	if broken = savepoint(g, "SAVEPOINT member"); broken != nil {
-		return wrap(broken, "begin to update the store")
-	}
-	entered = true
-	if err := do(t); err != nil {
-		return err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return wrap(err, "update the store")
-	}
-	if broken = savepoint(g, "RELEASE member"); broken != nil {
-		return wrap(broken, "update the store")
-	}
-	kept = true
-	g.events = append(g.events, t.events...)
-	g.steps = append(g.steps, t.steps...)
-	return nil
-}
-
-// savepoint fails only where SQLite gave the whole transaction up by itself, such as when the disk is full
-// (https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction).
-func savepoint(g *group, statements ...string) error {
-	for _, s := range statements {
-		if _, err := g.tx.ExecContext(context.Background(), s); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// tx is one Update's part in a group: a firerunner.Tx.
+// tx is one Update's part in a transaction: a firerunner.Tx.
 type tx struct {
 	reader
 	store  *Store
-	group  *group
-	events []firerunner.Event
-	steps  []firerunner.Step
+	shared *transaction
+	told   *baton.Told
 	ended  bool
 }
 
@@ -99,7 +49,7 @@ func (t *tx) CreateRunner(ctx context.Context, r firerunner.Runner) error {
 	if err != nil {
 		return err
 	}
-	return wrap(t.q.RunnerInsert(ctx, sqlc.RunnerInsertParams(rowFromRunner(r))), "create runner %q", r.ID)
+	return wrap(t.q.RunnerInsert(ctx, sqlc.RunnerInsertParams(row.FromRunner(r))), "create runner %q", r.ID)
 }
 
 // SaveRunner implements firerunner.Tx. The database's own triggers keep state, outcome and desired from going back.
@@ -116,7 +66,7 @@ func (t *tx) SaveRunner(ctx context.Context, r *firerunner.Runner) error {
 	if err != nil {
 		return err
 	}
-	n, err := t.q.RunnerUpdate(ctx, updateFromRow(rowFromRunner(*r)))
+	n, err := t.q.RunnerUpdate(ctx, updateFromRow(row.FromRunner(*r)))
 	if err != nil {
 		return wrap(err, "save runner %q", r.ID)
 	}
@@ -140,11 +90,11 @@ func (t *tx) SaveJob(ctx context.Context, seen firerunner.Job) (firerunner.Job, 
 	if err != nil {
 		return firerunner.Job{}, err
 	}
-	row := rowFromJob(seen)
-	if err := t.q.JobUpsert(ctx, sqlc.JobUpsertParams(row)); err != nil {
+	saved := row.FromJob(seen)
+	if err := t.q.JobUpsert(ctx, sqlc.JobUpsertParams(saved)); err != nil {
 		return firerunner.Job{}, wrap(err, "save job %d", seen.ID)
 	}
-	return jobFromRow(row), nil
+	return saved.Job(), nil
 }
 
 // SaveProject implements firerunner.Tx. Of two paths the one seen later wins.
@@ -153,7 +103,7 @@ func (t *tx) SaveProject(ctx context.Context, p firerunner.Project) error {
 	if err != nil {
 		return err
 	}
-	err = t.q.ProjectUpsert(ctx, sqlc.ProjectUpsertParams{ID: p.ID, Path: p.Path, SeenAt: micros(p.SeenAt)})
+	err = t.q.ProjectUpsert(ctx, sqlc.ProjectUpsertParams{ID: p.ID, Path: p.Path, SeenAt: row.Micros(p.SeenAt)})
 	return wrap(err, "save project %d", p.ID)
 }
 
@@ -163,7 +113,7 @@ func (t *tx) SaveHost(ctx context.Context, h firerunner.Host) error {
 	if err != nil {
 		return err
 	}
-	err = t.q.HostUpsert(ctx, sqlc.HostUpsertParams(rowFromHost(h)))
+	err = t.q.HostUpsert(ctx, sqlc.HostUpsertParams(row.FromHost(h)))
 	return wrap(err, "save host %q", h.Name)
 }
 
@@ -189,12 +139,12 @@ func (t *tx) AddEvent(ctx context.Context, e firerunner.Event) error {
 	if err != nil {
 		return err
 	}
-	id, err := t.q.EventInsert(ctx, insertFromEvent(e))
+	id, err := t.q.EventInsert(ctx, insertFromEvent(row.FromEvent(e)))
 	if err != nil {
 		return wrap(err, "append event %s", e.Kind)
 	}
 	e.ID = id
-	t.events = append(t.events, e)
+	t.told.Events = append(t.told.Events, e)
 	return nil
 }
 
@@ -210,7 +160,7 @@ func (t *tx) TakeDelivery(ctx context.Context, key string, at time.Time) (fresh 
 	if err != nil {
 		return false, err
 	}
-	n, err := t.q.DeliveryInsert(ctx, sqlc.DeliveryInsertParams{Key: key, At: micros(at)})
+	n, err := t.q.DeliveryInsert(ctx, sqlc.DeliveryInsertParams{Key: key, At: row.Micros(at)})
 	if err != nil {
 		return false, wrap(err, "write a delivery down")
 	}
@@ -218,7 +168,7 @@ func (t *tx) TakeDelivery(ctx context.Context, key string, at time.Time) (fresh 
 		return false, nil
 	}
 	if t.store.deliveries.Add(1)%purgeEvery == 1 {
-		before := micros(t.store.config.Now().Add(-deliveriesKept))
+		before := row.Micros(t.store.config.Now().Add(-deliveriesKept))
 		if err := t.q.DeliveriesPurge(ctx, sqlc.DeliveriesPurgeParams{Before: before, Most: purgeAtOnceMost}); err != nil {
 			return false, wrap(err, "forget old deliveries")
 		}
@@ -235,11 +185,28 @@ func (t *tx) Enqueue(ctx context.Context, s firerunner.Step) error {
 	if t.store.config.Enqueue == nil {
 		return firerunner.Errorf(firerunner.Unavailable, "enqueue step %s: this store was opened without a queue", s.Kind)
 	}
-	if err := t.store.config.Enqueue(ctx, t.group.tx, s); err != nil {
+	if err := t.store.config.Enqueue(ctx, t.shared.Tx, s); err != nil {
 		return wrap(err, "enqueue step %s", s.Kind)
 	}
-	t.steps = append(t.steps, s)
+	t.told.Steps = append(t.told.Steps, s)
 	return nil
 }
 
 var _ firerunner.Tx = (*tx)(nil)
+
+func updateFromRow(r row.Runner) sqlc.RunnerUpdateParams {
+	return sqlc.RunnerUpdateParams{
+		ID: r.ID, ProjectID: r.ProjectID, Tags: r.Tags, Profile: r.Profile,
+		VCPUs: r.VCPUs, MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB, Image: r.Image,
+		State: r.State, Desired: r.Desired, Outcome: r.Outcome, Reason: r.Reason, Message: r.Message,
+		Host: r.Host, GitLabID: r.GitLabID, JobID: r.JobID, Report: r.Report, Version: r.Version,
+		CreatedAt: r.CreatedAt, MovedAt: r.MovedAt, Deadline: r.Deadline, Address: r.Address,
+	}
+}
+
+func insertFromEvent(e row.Event) sqlc.EventInsertParams {
+	return sqlc.EventInsertParams{
+		At: e.At, Kind: e.Kind, RunnerID: e.RunnerID, JobID: e.JobID, ProjectID: e.ProjectID, FromState: e.FromState,
+		ToState: e.ToState, Took: e.Took, Actor: e.Actor, Reason: e.Reason, Message: e.Message,
+	}
+}

@@ -1,4 +1,4 @@
-package sqlite
+package row
 
 import (
 	"cmp"
@@ -11,27 +11,28 @@ import (
 // What an index does not answer is answered here: the ways in (query.sql) return few rows, except where a LIMIT goes
 // with the whole table, and there the database has filtered already and this finds nothing to leave out.
 
-// most is a LIMIT: -1 is none.
-func most(limit int) int64 {
+// Most is a LIMIT: -1 is none.
+func Most(limit int) int64 {
 	if limit <= 0 {
 		return -1
 	}
 	return int64(limit)
 }
 
-// onlyLive reports whether no runner that is Gone can be an answer. Live runners are few; the gone ones are all that
+// OnlyLive reports whether no runner that is Gone can be an answer. Live runners are few; the gone ones are all that
 // ever were.
-func onlyLive(q firerunner.RunnerQuery) bool {
+func OnlyLive(q firerunner.RunnerQuery) bool {
 	gone := func(s firerunner.State) bool { return s >= firerunner.Gone }
 	return q.Live || !q.Overdue.IsZero() || (len(q.States) > 0 && !slices.ContainsFunc(q.States, gone))
 }
 
-// onlyOpen reports whether no job that has ended can be an answer.
-func onlyOpen(q firerunner.JobQuery) bool {
+// OnlyOpen reports whether no job that has ended can be an answer.
+func OnlyOpen(q firerunner.JobQuery) bool {
 	return len(q.Statuses) > 0 && !slices.ContainsFunc(q.Statuses, firerunner.JobStatus.Final)
 }
 
-func selectRunners(found []firerunner.Runner, q firerunner.RunnerQuery) []firerunner.Runner {
+// SelectRunners leaves out what the question did not ask for, and sorts.
+func SelectRunners(found []firerunner.Runner, q firerunner.RunnerQuery) []firerunner.Runner {
 	found = slices.DeleteFunc(found, func(r firerunner.Runner) bool {
 		return q.Live && !r.Live() ||
 			q.Demand != nil && r.Demand != *q.Demand ||
@@ -45,7 +46,8 @@ func selectRunners(found []firerunner.Runner, q firerunner.RunnerQuery) []fireru
 	return latest(found, q.Limit)
 }
 
-func selectJobs(found []firerunner.Job, q firerunner.JobQuery) []firerunner.Job {
+// SelectJobs does the same for jobs.
+func SelectJobs(found []firerunner.Job, q firerunner.JobQuery) []firerunner.Job {
 	found = slices.DeleteFunc(found, func(j firerunner.Job) bool {
 		return q.Demand != nil && j.Demand() != *q.Demand ||
 			q.ProjectID != 0 && j.ProjectID != q.ProjectID ||
@@ -57,7 +59,8 @@ func selectJobs(found []firerunner.Job, q firerunner.JobQuery) []firerunner.Job 
 	return latest(found, q.Limit)
 }
 
-func selectEvents(found []firerunner.Event, q firerunner.EventQuery) []firerunner.Event {
+// SelectEvents does the same for events, which come sorted.
+func SelectEvents(found []firerunner.Event, q firerunner.EventQuery) []firerunner.Event {
 	found = slices.DeleteFunc(found, func(e firerunner.Event) bool {
 		return e.ID <= q.After ||
 			q.RunnerID != "" && e.RunnerID != q.RunnerID ||

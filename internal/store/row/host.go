@@ -1,14 +1,14 @@
-package sqlite
+package row
 
 import (
 	"encoding/json"
 	"net/netip"
 
 	"github.com/firerunner/firerunner"
-	"github.com/firerunner/firerunner/internal/store/sqlite/sqlc"
 )
 
-func hostFromRow(r sqlc.Host) firerunner.Host {
+// Host is the row as the root package has it.
+func (r Host) Host() firerunner.Host {
 	return firerunner.Host{
 		Name: r.Name, Driver: r.Driver, VCPUs: int(r.VCPUs), MemoryMiB: int(r.MemoryMiB), Slots: int(r.Slots),
 		Draining: r.Draining != 0,
@@ -17,23 +17,24 @@ func hostFromRow(r sqlc.Host) firerunner.Host {
 			First: fromAddr(r.AddressFirst), Last: fromAddr(r.AddressLast), Bits: int(r.AddressBits),
 			Gateway: fromAddr(r.Gateway), DNS: fromAddr(r.DNS),
 		},
-		SeenAt: fromMicros(r.SeenAt), Trouble: r.Trouble, Lost: r.Lost != 0,
+		SeenAt: FromMicros(r.SeenAt), Trouble: r.Trouble, Lost: r.Lost != 0,
 	}
 }
 
-func rowFromHost(h firerunner.Host) sqlc.Host {
-	return sqlc.Host{
+// FromHost is the inverse of Host.Host.
+func FromHost(h firerunner.Host) Host {
+	return Host{
 		Name: h.Name, Driver: h.Driver, VCPUs: int64(h.VCPUs), MemoryMiB: int64(h.MemoryMiB), Slots: int64(h.Slots),
-		Draining:     bit(h.Draining),
-		Labels:       list(h.Labels, func(label string) string { return label }),
+		Draining:     Bit(h.Draining),
+		Labels:       List(h.Labels, func(label string) string { return label }),
 		AddressFirst: addr(h.Addresses.First),
 		AddressLast:  addr(h.Addresses.Last),
 		AddressBits:  int64(h.Addresses.Bits),
 		Gateway:      addr(h.Addresses.Gateway),
 		DNS:          addr(h.Addresses.DNS),
-		SeenAt:       micros(h.SeenAt),
+		SeenAt:       Micros(h.SeenAt),
 		Trouble:      h.Trouble,
-		Lost:         bit(h.Lost),
+		Lost:         Bit(h.Lost),
 	}
 }
 

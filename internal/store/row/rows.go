@@ -1,42 +1,42 @@
-package sqlite
+package row
 
 import (
 	"encoding/json"
 	"time"
 
 	"github.com/firerunner/firerunner"
-	"github.com/firerunner/firerunner/internal/store/sqlite/sqlc"
 )
 
-// micros writes a time as the tables hold it: microseconds since 1970, 0 for the zero time. Nanoseconds would overflow
+// Micros writes a time as the tables hold it: microseconds since 1970, 0 for the zero time. Nanoseconds would overflow
 // outside of 1678 to 2262, and times come from GitLab and from guests.
-func micros(t time.Time) int64 {
+func Micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}
 	return t.UnixMicro()
 }
 
-// microsUp rounds up instead: "before t" and "at or after t" hold for what is stored exactly if they hold against it.
-func microsUp(t time.Time) int64 { return micros(t.Add(time.Microsecond - 1)) }
+// MicrosUp rounds up instead: "before t" and "at or after t" hold for what is stored exactly if they hold against it.
+func MicrosUp(t time.Time) int64 { return Micros(t.Add(time.Microsecond - 1)) }
 
-// fromMicros is the inverse of micros.
-func fromMicros(us int64) time.Time {
+// FromMicros is the inverse of micros.
+func FromMicros(us int64) time.Time {
 	if us == 0 {
 		return time.Time{}
 	}
 	return time.UnixMicro(us).UTC()
 }
 
-func bit(b bool) int64 {
+// Bit is truth as the tables hold it.
+func Bit(b bool) int64 {
 	if b {
 		return 1
 	}
 	return 0
 }
 
-// list is values as JSON, for the queries that take a list; [] means any.
-func list[T any, U any](values []T, as func(T) U) string {
+// List is values as JSON, for the queries that take a list; [] means any.
+func List[T any, U any](values []T, as func(T) U) string {
 	plain := make([]U, len(values))
 	for i, v := range values {
 		plain[i] = as(v)
@@ -45,7 +45,8 @@ func list[T any, U any](values []T, as func(T) U) string {
 	return string(text)
 }
 
-func each[T any, U any](rows []T, as func(T) U) []U {
+// Each converts rows.
+func Each[T any, U any](rows []T, as func(T) U) []U {
 	out := make([]U, len(rows))
 	for i, r := range rows {
 		out[i] = as(r)
@@ -53,7 +54,8 @@ func each[T any, U any](rows []T, as func(T) U) []U {
 	return out
 }
 
-func runnerFromRow(r sqlc.Runner) firerunner.Runner {
+// Runner is the row as the root package has it.
+func (r Runner) Runner() firerunner.Runner {
 	return firerunner.Runner{
 		ID:        r.ID,
 		Demand:    firerunner.Demand{ProjectID: r.ProjectID, Tags: firerunner.TagSet(r.Tags)},
@@ -70,15 +72,16 @@ func runnerFromRow(r sqlc.Runner) firerunner.Runner {
 		JobID:     r.JobID,
 		Report:    r.Report,
 		Version:   r.Version,
-		CreatedAt: fromMicros(r.CreatedAt),
-		MovedAt:   fromMicros(r.MovedAt),
-		Deadline:  fromMicros(r.Deadline),
+		CreatedAt: FromMicros(r.CreatedAt),
+		MovedAt:   FromMicros(r.MovedAt),
+		Deadline:  FromMicros(r.Deadline),
 		Address:   fromAddr(r.Address),
 	}
 }
 
-func rowFromRunner(r firerunner.Runner) sqlc.Runner {
-	return sqlc.Runner{
+// FromRunner is the inverse of Runner.Runner.
+func FromRunner(r firerunner.Runner) Runner {
+	return Runner{
 		ID:        r.ID,
 		ProjectID: r.Demand.ProjectID,
 		Tags:      string(r.Demand.Tags),
@@ -97,24 +100,15 @@ func rowFromRunner(r firerunner.Runner) sqlc.Runner {
 		JobID:     r.JobID,
 		Report:    r.Report,
 		Version:   r.Version,
-		CreatedAt: micros(r.CreatedAt),
-		MovedAt:   micros(r.MovedAt),
-		Deadline:  micros(r.Deadline),
+		CreatedAt: Micros(r.CreatedAt),
+		MovedAt:   Micros(r.MovedAt),
+		Deadline:  Micros(r.Deadline),
 		Address:   addr(r.Address),
 	}
 }
 
-func updateFromRow(r sqlc.Runner) sqlc.RunnerUpdateParams {
-	return sqlc.RunnerUpdateParams{
-		ID: r.ID, ProjectID: r.ProjectID, Tags: r.Tags, Profile: r.Profile,
-		VCPUs: r.VCPUs, MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB, Image: r.Image,
-		State: r.State, Desired: r.Desired, Outcome: r.Outcome, Reason: r.Reason, Message: r.Message,
-		Host: r.Host, GitLabID: r.GitLabID, JobID: r.JobID, Report: r.Report, Version: r.Version,
-		CreatedAt: r.CreatedAt, MovedAt: r.MovedAt, Deadline: r.Deadline, Address: r.Address,
-	}
-}
-
-func jobFromRow(r sqlc.Job) firerunner.Job {
+// Job is the row as the root package has it.
+func (r Job) Job() firerunner.Job {
 	return firerunner.Job{
 		ID:          r.ID,
 		ProjectID:   r.ProjectID,
@@ -133,16 +127,17 @@ func jobFromRow(r sqlc.Job) firerunner.Job {
 		Size:        firerunner.Size{VCPUs: int(r.VCPUs), MemoryMiB: int(r.MemoryMiB), DiskMiB: int(r.DiskMiB)},
 		Refused:     firerunner.Reason(r.Refused),
 		Message:     r.Message,
-		CreatedAt:   fromMicros(r.CreatedAt),
-		QueuedAt:    fromMicros(r.QueuedAt),
-		StartedAt:   fromMicros(r.StartedAt),
-		FinishedAt:  fromMicros(r.FinishedAt),
-		SeenAt:      fromMicros(r.SeenAt),
+		CreatedAt:   FromMicros(r.CreatedAt),
+		QueuedAt:    FromMicros(r.QueuedAt),
+		StartedAt:   FromMicros(r.StartedAt),
+		FinishedAt:  FromMicros(r.FinishedAt),
+		SeenAt:      FromMicros(r.SeenAt),
 	}
 }
 
-func rowFromJob(j firerunner.Job) sqlc.Job {
-	return sqlc.Job{
+// FromJob is the inverse of Job.Job.
+func FromJob(j firerunner.Job) Job {
+	return Job{
 		ID:          j.ID,
 		ProjectID:   j.ProjectID,
 		ProjectPath: j.ProjectPath,
@@ -156,25 +151,26 @@ func rowFromJob(j firerunner.Job) sqlc.Job {
 		Tags:        string(j.Tags),
 		GitLabID:    j.GitLabID,
 		RunnerID:    j.RunnerID,
-		Ours:        bit(j.Ours),
+		Ours:        Bit(j.Ours),
 		Profile:     j.Profile,
 		VCPUs:       int64(j.Size.VCPUs),
 		MemoryMiB:   int64(j.Size.MemoryMiB),
 		DiskMiB:     int64(j.Size.DiskMiB),
 		Refused:     string(j.Refused),
 		Message:     j.Message,
-		CreatedAt:   micros(j.CreatedAt),
-		QueuedAt:    micros(j.QueuedAt),
-		StartedAt:   micros(j.StartedAt),
-		FinishedAt:  micros(j.FinishedAt),
-		SeenAt:      micros(j.SeenAt),
+		CreatedAt:   Micros(j.CreatedAt),
+		QueuedAt:    Micros(j.QueuedAt),
+		StartedAt:   Micros(j.StartedAt),
+		FinishedAt:  Micros(j.FinishedAt),
+		SeenAt:      Micros(j.SeenAt),
 	}
 }
 
-func eventFromRow(r sqlc.Event) firerunner.Event {
+// Event is the row as the root package has it.
+func (r Event) Event() firerunner.Event {
 	return firerunner.Event{
 		ID:        r.ID,
-		At:        fromMicros(r.At),
+		At:        FromMicros(r.At),
 		Kind:      firerunner.EventKind(r.Kind),
 		RunnerID:  r.RunnerID,
 		JobID:     r.JobID,
@@ -188,9 +184,10 @@ func eventFromRow(r sqlc.Event) firerunner.Event {
 	}
 }
 
-func insertFromEvent(e firerunner.Event) sqlc.EventInsertParams {
-	return sqlc.EventInsertParams{
-		At:        micros(e.At),
+// FromEvent is the inverse of Event.Event; the ID is not in it.
+func FromEvent(e firerunner.Event) Event {
+	return Event{
+		At:        Micros(e.At),
 		Kind:      string(e.Kind),
 		RunnerID:  e.RunnerID,
 		JobID:     e.JobID,
@@ -204,6 +201,7 @@ func insertFromEvent(e firerunner.Event) sqlc.EventInsertParams {
 	}
 }
 
-func projectFromRow(r sqlc.Project) firerunner.Project {
-	return firerunner.Project{ID: r.ID, Path: r.Path, SeenAt: fromMicros(r.SeenAt)}
+// Project is the row as the root package has it.
+func (r Project) Project() firerunner.Project {
+	return firerunner.Project{ID: r.ID, Path: r.Path, SeenAt: FromMicros(r.SeenAt)}
 }
