@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -62,6 +63,7 @@ type Control struct {
 	changes    broadcast
 	follow     followers
 	rejections rejections
+	holdups    holdups
 	fleet      fleet
 	prober     firerunner.HostProber // nil: hosts are never asked
 
@@ -147,9 +149,10 @@ func (c *Control) Close() {
 	c.follow.wait()
 }
 
-// loop calls runOnce at once and then every interval until the context ends. An error is logged here, once.
+// loop calls runOnce at once and then every interval until the context ends. The label tells profiles, and who simulates
+// control, which task it is. An error is logged here, once.
 func (c *Control) loop(ctx context.Context, name string, interval time.Duration, runOnce func(context.Context) error) {
-	c.loops.Go(func() {
+	repeat := func(ctx context.Context) {
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
@@ -162,7 +165,8 @@ func (c *Control) loop(ctx context.Context, name string, interval time.Duration,
 			case <-tick.C:
 			}
 		}
-	})
+	}
+	c.loops.Go(func() { pprof.Do(ctx, pprof.Labels("task", name), repeat) })
 }
 
 func (c *Control) stopTaking() { c.closeOne.Do(func() { close(c.closing) }) }

@@ -19,6 +19,12 @@ func (c *Control) expire(ctx context.Context) error {
 	var errs []error
 	for _, r := range overdue {
 		message := fmt.Sprintf("%s for longer than %s", r.State, r.Deadline.Sub(r.MovedAt).Round(time.Second))
+		if r.Host != "" {
+			message += " on host " + r.Host
+		}
+		if why := c.holdups.get(r.ID); why != "" && r.State == firerunner.Stopping {
+			message += ": " + why
+		}
 		if mayHaveJob(r) && r.Desired == firerunner.Wanted { // we may have been dead while it went on
 			if has, err := c.hasJob(ctx, r); err != nil || has {
 				if err != nil {

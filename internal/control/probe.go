@@ -84,7 +84,7 @@ func (c *Control) askHosts(ctx context.Context, rows []firerunner.Host) map[stri
 			case ctx.Err() != nil, firerunner.CodeOf(err) == firerunner.Unavailable, firerunner.CodeOf(err) == firerunner.NotFound:
 				a = answer{silent: true, trouble: noAnswer} // NotFound: the driver has no way to it any more
 			default:
-				a.trouble = brief(err)
+				a.trouble = withRemedy(err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -204,6 +204,15 @@ func (c *Control) loseRunner(ctx context.Context, ch *change, id string) error {
 		return err
 	}
 	return ch.Enqueue(ctx, demandStep(r.Demand)) // its supply is missed now, not only once it is gone
+}
+
+// withRemedy is an error as brief has it, and what to do about it.
+func withRemedy(err error) string {
+	text := brief(err)
+	if hint := firerunner.HintOf(err); hint != "" {
+		text += " (" + brief(errors.New(hint)) + ")"
+	}
+	return text
 }
 
 // brief is an error as a row and an event have it: one line, not long.

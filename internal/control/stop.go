@@ -13,6 +13,17 @@ import (
 // only once both are absent; until then the queue tries again. Each removal may be done twice. The microVM of a host that
 // is lost may stay behind: see forsake.
 func (c *Control) stop(ctx context.Context, r firerunner.Runner) error {
+	err := c.remove(ctx, r)
+	if ctx.Err() == nil {
+		c.holdups.set(r.ID, err)
+	}
+	return err
+}
+
+// removeLeast is the least time that a driver has to remove a microVM, however short Stopping's deadline.
+const removeLeast = 500 * time.Millisecond
+
+func (c *Control) remove(ctx context.Context, r firerunner.Runner) error {
 	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
 	defer cancel()
 	lost, err := c.hostLost(ctx, r.Host)
@@ -26,7 +37,7 @@ func (c *Control) stop(ctx context.Context, r firerunner.Runner) error {
 		if err := c.destroy(ctx, r.ID, c.HostProbeTimeout); err != nil {
 			return c.forsake(ctx, r, err)
 		}
-	} else if err := errors.Join(c.destroy(ctx, r.ID, 0), c.deleteOrphans(callCtx, r)); err != nil {
+	} else if err := errors.Join(c.destroy(ctx, r.ID, max(c.stoppingLimit()/2, removeLeast)), c.deleteOrphans(callCtx, r)); err != nil {
 		return err
 	}
 	message := "microVM, disk and network are gone"
@@ -39,24 +50,25 @@ func (c *Control) stop(ctx context.Context, r firerunner.Runner) error {
 // forsake leaves the microVM of a lost host behind, once Stopping has lasted as long as it may: its record and what it
 // held in GitLab are gone, and the reaper removes it when the host answers again, before the host takes new work.
 func (c *Control) forsake(ctx context.Context, r firerunner.Runner, cause error) error {
-	within := c.Deadlines.Stopping
-	if within <= 0 {
-		within = time.Minute
-	}
-	if c.Now().Sub(r.MovedAt) < within {
+	if c.Now().Sub(r.MovedAt) < c.stoppingLimit() {
 		return cause
 	}
 	c.follow.drop(r.ID)
 	return c.gone(ctx, r.ID, fmt.Sprintf("host %s is lost: what it may still have of the microVM is removed when it answers again", r.Host))
 }
 
-// destroy ends the microVM, within a time if there is one.
-func (c *Control) destroy(ctx context.Context, id string, within time.Duration) error {
-	if within > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, within)
-		defer cancel()
+// stoppingLimit is how long Stopping may last.
+func (c *Control) stoppingLimit() time.Duration {
+	if limit := c.Deadlines.Of(firerunner.Stopping); limit > 0 {
+		return limit
 	}
+	return time.Minute
+}
+
+// destroy ends the microVM, within a time: a driver that hangs says why before the deadline passes, and is asked again.
+func (c *Control) destroy(ctx context.Context, id string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
 	return wrap(c.Driver.Destroy(ctx, id), "destroying microVM %s", id)
 }
 

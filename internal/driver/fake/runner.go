@@ -106,8 +106,8 @@ func (r *runner) take(ctx context.Context, orders <-chan firerunner.GuestOrder, 
 
 func (r *runner) request() []byte {
 	body, _ := json.Marshal(map[string]any{
-		"token": r.spec.Start.Token.Reveal(),
-		"info":  map[string]any{"name": "gitlab-runner", "version": "fake", "executor": "shell", "platform": "linux", "architecture": "amd64"},
+		"token": r.spec.Start.Token.Reveal(), "system_id": "r_" + r.spec.ID,
+		"info": map[string]any{"name": "gitlab-runner", "version": "fake", "executor": "shell", "platform": "linux", "architecture": "amd64"},
 	})
 	return body
 }

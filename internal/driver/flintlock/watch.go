@@ -65,6 +65,9 @@ func (d *Driver) lookAt(ctx context.Context, host *daemon) (soon bool) {
 	return soon
 }
 
+// whyNot is what a host that could not make a microVM leaves to guess: its API does not tell.
+const whyNot = "an image that cannot be pulled, a thin pool that is full or a bridge that is not there; the log of its flintlockd says which"
+
 // judge compares one microVM with what its host has under its name.
 func (d *Driver) judge(ctx context.Context, host *daemon, vm *microVM, row firerunner.LedgerVM, there []*types.MicroVM) (soon bool) {
 	var own *types.MicroVM
@@ -94,10 +97,10 @@ func (d *Driver) judge(ctx context.Context, host *daemon, vm *microVM, row firer
 	}
 	switch state := own.GetStatus().GetState(); {
 	case state == types.MicroVMStatus_FAILED && !admitted(row):
-		d.finishNow(ctx, vm, fmt.Sprintf("host %s could not make it, and has given up: see the log of its flintlockd", host.Name))
+		d.finishNow(ctx, vm, fmt.Sprintf("host %s could not make it, and has given up: %s", host.Name, whyNot))
 	case state == types.MicroVMStatus_PENDING && own.GetStatus().GetRetry() >= 1 && !admitted(row):
 		// flintlockd tries for another 20 minutes; the job is better off elsewhere.
-		d.finishNow(ctx, vm, fmt.Sprintf("host %s could not make it at the first try: see the log of its flintlockd", host.Name))
+		d.finishNow(ctx, vm, fmt.Sprintf("host %s could not make it at the first try: %s", host.Name, whyNot))
 	case state == types.MicroVMStatus_DELETING:
 		d.finishNow(ctx, vm, "it is being deleted on its host, and not by FireRunner")
 	case state == types.MicroVMStatus_PENDING:
