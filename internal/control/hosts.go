@@ -17,6 +17,26 @@ type fleet struct {
 	mu         sync.Mutex
 	configured map[string]bool // by name; nil: nobody has said
 	accepting  map[string]bool // those that took work when we looked last
+	unanswered map[string]int  // questions in a row that a host has not answered
+}
+
+// count notes who has answered in a round of questions and who has not.
+func (f *fleet) count(answers map[string]answer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before := f.unanswered
+	f.unanswered = map[string]int{}
+	for name, a := range answers {
+		if a.silent {
+			f.unanswered[name] = before[name] + 1
+		}
+	}
+}
+
+func (f *fleet) unansweredBy(name string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.unanswered[name]
 }
 
 // noticeInterval is how soon a change that another process makes to the hosts is noticed.

@@ -24,6 +24,10 @@ type answer struct {
 
 const noAnswer = "it does not answer"
 
+// unansweredLeast is how many questions in a row a lost host has left unanswered. Time alone does not tell: a clock that
+// jumps makes one lost answer look like a long silence, and would kill what runs there.
+const unansweredLeast = 3
+
 // probeHosts asks every host for a sign of life and writes down what is new. Who is silent takes no work from now on; who
 // is silent for HostLostAfter is lost, with all that ran there; who comes back is cleared of what is left there before it
 // takes work again.
@@ -36,6 +40,7 @@ func (c *Control) probeHosts(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	c.fleet.count(answers)
 	var errs []error
 	for _, h := range rows {
 		if a, asked := answers[h.Name]; asked && h.Lost && !a.silent {
@@ -103,7 +108,7 @@ func (c *Control) believeHost(ctx context.Context, ch *change, h firerunner.Host
 	if !a.silent {
 		h.SeenAt = now
 		h.Lost = h.Lost && a.dirty
-	} else if c.silence(h, now) >= c.HostLostAfter {
+	} else if c.silence(h, now) >= c.HostLostAfter && c.fleet.unansweredBy(h.Name) >= unansweredLeast {
 		h.Lost = true
 	}
 	var message string

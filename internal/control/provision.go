@@ -31,7 +31,7 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 	}
 	if !r.Deadline.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, r.Deadline.Add(5*time.Second)) // expire acts first
+		ctx, cancel = context.WithTimeout(ctx, r.Deadline.Add(5*time.Second).Sub(c.Now())) // expire acts first
 		defer cancel()
 	}
 	if r.GitLabID != 0 { // this was tried before
@@ -60,9 +60,22 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 		return c.reject(ctx, r.ID, firerunner.ReasonCredential, err)
 	}
 	if _, err := c.Driver.Create(ctx, c.spec(r, image, network, cred)); err != nil {
-		return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, err)
+		return c.notCreated(ctx, r, err)
 	}
 	return c.accepted(ctx, r.ID, "image "+image.Name)
+}
+
+// notCreated ends a runner whose microVM its driver did not make, or did not say that it made: then its guest may have the
+// credential, and a job. Where GitLab cannot say, the next try looks whether the microVM is there.
+func (c *Control) notCreated(ctx context.Context, r firerunner.Runner, cause error) error {
+	has, err := c.hasJob(ctx, r)
+	switch {
+	case err != nil:
+		return errors.Join(cause, err)
+	case has:
+		return c.accepted(ctx, r.ID, "the driver did not say so, and its guest has a job")
+	}
+	return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, cause)
 }
 
 // exists reports whether the microVM was made already. That another host does not answer says nothing about this one's.

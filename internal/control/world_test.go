@@ -38,7 +38,8 @@ type world struct {
 	steps   []firerunner.Step // due
 	later   []firerunner.Step // put off
 
-	createErr, runnerJobsErr error // faults
+	createErr, runnerJobsErr error           // faults
+	createUnclear            func(id string) // with createErr: the microVM is made all the same
 }
 
 type modelJob struct {
@@ -339,11 +340,16 @@ func (d modelDriver) Name() string                { return "model" }
 func (d modelDriver) Probe(context.Context) error { return nil }
 
 func (d modelDriver) Create(_ context.Context, spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) {
-	if d.w.createErr != nil {
-		return firerunner.MicroVM{}, d.w.createErr
+	err := d.w.createErr
+	if err != nil && d.w.createUnclear == nil {
+		return firerunner.MicroVM{}, err
 	}
 	if d.w.vms[spec.ID] == nil {
 		d.w.vms[spec.ID] = &modelVM{spec: spec, token: spec.Start.Token.Reveal(), alive: true}
+	}
+	if err != nil {
+		d.w.createUnclear(spec.ID)
+		return firerunner.MicroVM{}, err
 	}
 	return firerunner.MicroVM{ID: spec.ID, Alive: true}, nil
 }

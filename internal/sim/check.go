@@ -1,0 +1,169 @@
+package sim
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// What must hold at every instant.
+
+// checkEvent looks at each event as it is written: states rise, each moved by its owner, from where the last one ended.
+func (w *world) checkEvent(e firerunner.Event) {
+	switch e.Kind {
+	case firerunner.EventQueued:
+		w.states[e.RunnerID] = firerunner.Queued
+	case firerunner.EventMoved:
+		if e.To <= e.From || !firerunner.MayMove(e.From, e.To, firerunner.Owner(e.Actor)) {
+			w.problem("runner %s went from %s to %s by %s", e.RunnerID, e.From, e.To, e.Actor)
+		}
+		if was := w.states[e.RunnerID]; was != e.From {
+			w.problem("runner %s moved from %s, and it was %s", e.RunnerID, e.From, was)
+		}
+		w.states[e.RunnerID] = e.To
+	}
+}
+
+// checkHosts looks at what is truly on each host.
+func (w *world) checkHosts() {
+	for _, name := range w.fleet.names() {
+		h := w.fleet.hosts[name]
+		var vcpus, memoryMiB, slots int
+		addresses := map[string]string{}
+		for _, vm := range w.fleet.here() {
+			if vm.spec.Host != name {
+				continue
+			}
+			vcpus, memoryMiB, slots = vcpus+vm.spec.Size.VCPUs, memoryMiB+vm.spec.Size.MemoryMiB, slots+1
+			if a := vm.spec.Address.Address; a != "" {
+				if other, taken := addresses[a]; taken {
+					w.problem("microVMs %s and %s on host %s both have address %s", other, vm.spec.ID, name, a)
+				}
+				addresses[a] = vm.spec.ID
+			}
+		}
+		if vcpus > h.VCPUs || memoryMiB > h.MemoryMiB || slots > h.Slots {
+			w.problem("host %s is over capacity: %d of %d vCPUs, %d of %d MiB, %d of %d slots", name, vcpus, h.VCPUs, memoryMiB, h.MemoryMiB, slots, h.Slots)
+		}
+	}
+}
+
+// checkHandout looks at a job that GitLab has just given to one of our guests.
+func (w *world) checkHandout(vm *microVM, j *Job) {
+	if len(j.Handouts) > 1 {
+		w.problem("job %d was given away twice: %v", j.ID, j.Handouts)
+	}
+	if j.Tags == tagHuge || j.Tags == "docker" {
+		w.problem("job %d with tags %s was given to microVM %s", j.ID, j.Tags, vm.spec.ID)
+	}
+}
+
+// checkRun looks at a script that begins: a microVM runs one job, and a job runs in one microVM.
+func (w *world) checkRun(vm *microVM, j *Job) {
+	if len(vm.ran) > 1 {
+		w.problem("microVM %s runs a second job: %v", vm.spec.ID, vm.ran)
+	}
+	if len(j.ran) > 1 {
+		w.problem("job %d runs a second time: in %v", j.ID, j.ran)
+	}
+}
+
+// checkKill looks at a microVM that is being destroyed: a job that runs in it must have earned that.
+func (w *world) checkKill(vm *microVM) {
+	if j := w.gitlab.jobs[vm.job]; j != nil && vm.alive && j.Status == firerunner.JobRunning && !w.excused(vm, j) {
+		r, _ := w.store.Runner(context.Background(), vm.spec.ID)
+		w.problem("microVM %s is destroyed while job %d runs in it: %s, %s: %s", vm.spec.ID, j.ID, r.State, r.Reason, r.Message)
+	}
+}
+
+// checkStop looks at a job that is told to stop.
+func (w *world) checkStop(vm *microVM) {
+	if j := w.gitlab.jobs[vm.job]; j != nil && j.Status == firerunner.JobRunning && !w.excusedBut(vm, j, "its job was told to stop") {
+		r, _ := w.store.Runner(context.Background(), vm.spec.ID)
+		w.problem("job %d in microVM %s is told to stop: %s, %s: %s", j.ID, vm.spec.ID, r.State, r.Reason, r.Message)
+	}
+}
+
+func (w *world) excused(vm *microVM, j *Job) bool { return w.excusedBut(vm, j, "") }
+
+// excusedBut reports whether something that was done to a microVM, beside one thing, explains that its job came to a bad end.
+func (w *world) excusedBut(vm *microVM, j *Job, but string) bool {
+	now := time.Now()
+	for harm := range vm.harm {
+		if harm != but {
+			return true
+		}
+	}
+	if now.Sub(j.StartedAt) > j.Timeout {
+		return true
+	}
+	if slices.ContainsFunc(w.ending, func(s *span) bool { return s.overlaps(vm.madeAt, now) }) {
+		return true
+	}
+	for _, s := range w.fleet.hosts[vm.spec.Host].silence { // silent for long enough to be lost
+		end := s.until
+		if end.IsZero() {
+			end = now
+		}
+		if s.overlaps(vm.madeAt, now) && end.Sub(s.from) > 45*time.Second {
+			return true
+		}
+	}
+	return false
+}
+
+// noteDeletion looks at a runner that is being deleted in GitLab: it must be ours.
+func (w *world) noteDeletion(id int64) {
+	if r := w.gitlab.runners[id]; r != nil && !strings.HasPrefix(r.Description, "firerunner "+installation+" ") {
+		w.problem("runner %d in GitLab is deleted, and it is not ours: %s", id, r.Description)
+	}
+}
+
+// left says in words what is not at rest.
+func (w *world) left() []string {
+	var left []string
+	for _, id := range w.gitlab.order {
+		if j := w.gitlab.jobs[id]; !j.Status.Final() {
+			left = append(left, sprint("job %d is %s in GitLab", id, j.Status))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.gitlab.runners)) {
+		if r := w.gitlab.runners[id]; id != w.foreign {
+			left = append(left, sprint("runner %d is in GitLab: %s", id, r.Description))
+		}
+	}
+	for _, vm := range w.fleet.here() {
+		left = append(left, sprint("microVM %s is on host %s", vm.spec.ID, vm.spec.Host))
+	}
+	ctx := context.Background()
+	live, _ := w.store.Runners(ctx, firerunner.RunnerQuery{Live: true})
+	for _, r := range live {
+		left = append(left, sprint("runner %s is %s, %s: %s %s", r.ID, r.State, r.Desired, r.Reason, r.Message))
+	}
+	open, _ := w.store.Jobs(ctx, firerunner.JobQuery{
+		OursOnly: true, Statuses: []firerunner.JobStatus{firerunner.JobPending, firerunner.JobRunning, firerunner.JobCanceling},
+	})
+	for _, j := range open {
+		left = append(left, sprint("job %d is %s in the store", j.ID, j.Status))
+	}
+	return left
+}
+
+// over reports whether the run is: everything is at rest, or should long have been.
+func (w *world) over() bool {
+	if !w.calm || w.daemon.intake == nil {
+		return false
+	}
+	if w.clock() > w.plan.chaos+w.plan.patience {
+		w.problem("it does not come to rest: %s", strings.Join(w.left(), "; "))
+		return true
+	}
+	if len(w.left()) > 0 {
+		return false
+	}
+	return true
+}

@@ -1,0 +1,281 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/control"
+	"github.com/firerunner/firerunner/internal/intake"
+)
+
+// daemon is one process: control, intake, and who runs its steps. It dies whole.
+type daemon struct {
+	w       *world
+	number  int
+	control *control.Control
+	intake  *intake.Intake // nil: the door is closed
+	steps   map[firerunner.StepKind]firerunner.StepFunc
+	works   bool // it runs steps
+
+	ctx     context.Context
+	cancel  context.CancelFunc
+	dead    atomic.Bool
+	died    chan struct{}
+	started chan struct{} // closed when Start has returned
+	goes    sync.WaitGroup
+}
+
+type nameKey struct{}
+
+// named says in a context who acts, so that turns can be told apart.
+func named(ctx context.Context, who string) context.Context {
+	return context.WithValue(ctx, nameKey{}, who)
+}
+
+// turn waits for the daemon's turn. A point at which it may die counts.
+func (d *daemon) turn(ctx context.Context, what string, counts bool) error {
+	if d.dead.Load() {
+		return errDead
+	}
+	who, _ := ctx.Value(nameKey{}).(string)
+	if task, ok := pprof.Label(ctx, "task"); ok {
+		who = task
+	}
+	d.w.take(fmt.Sprintf("daemon %d|%s|%s", d.number, who, what))
+	if d.dead.Load() {
+		return errDead
+	}
+	if counts && d.w.strikes() {
+		d.w.crash(what)
+		return errDead
+	}
+	return nil
+}
+
+// installation marks what is ours.
+const installation = "sim1"
+
+// startDaemon starts the next process on what is there.
+func (w *world) startDaemon() {
+	w.generation++
+	d := &daemon{w: w, number: w.generation, died: make(chan struct{}), started: make(chan struct{})}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	w.daemon = d
+	w.queue.takeBack()
+	w.say("daemon starts", "number", d.number)
+	local := localDriver{d, w.fleet}
+	var driver firerunner.Driver = local
+	if w.plan.remote {
+		driver = remoteDriver{local}
+	}
+	c, err := control.New(control.Config{
+		Store: daemonStore{d, w.store}, GitLab: remoteGitLab{d, w.gitlab}, Driver: driver,
+		Image:        func(context.Context, string) (firerunner.Image, error) { return image(), nil },
+		Installation: installation, Profiles: profiles(), Deadlines: w.plan.deadlines, GuestURL: "http://gitlab",
+		SweepProjects: w.plan.projects, HoldAfter: w.plan.holdAfter, QueueSize: w.plan.queueSize,
+		Now: w.wallClock, NewID: w.newID, Logger: w.logger(d),
+	})
+	if err != nil {
+		w.problem("control.New: %v", err)
+		return
+	}
+	d.control, d.steps = c, c.Steps()
+	in, err := intake.New(intake.Config{
+		Store: daemonStore{d, w.store}, Tokens: []firerunner.Secret{hookToken}, Now: w.wallClock, Logger: w.logger(d),
+	})
+	if err != nil {
+		w.problem("intake.New: %v", err)
+		return
+	}
+	w.running.Go(func() {
+		defer close(d.started)
+		ctx := named(d.ctx, "boot")
+		err := c.SyncHosts(ctx, w.configured())
+		if err == nil {
+			d.works = true
+			err = c.Start(named(d.ctx, "loop"))
+		}
+		if err == nil && d.turn(ctx, "open the door", true) == nil {
+			d.intake = in
+			return
+		}
+		if d.turn(ctx, "give up", false) == nil { // its supervisor starts it again
+			w.say("daemon could not start", "error", err)
+			w.crash("start")
+		}
+	})
+}
+
+func image() firerunner.Image { return firerunner.Image{Name: "debian", Digest: "sha256:1"} }
+
+// strikes reports whether the daemon dies here.
+func (w *world) strikes() bool {
+	if w.crashIn <= 0 {
+		return false
+	}
+	w.crashIn--
+	return w.crashIn == 0
+}
+
+// crash ends the daemon between two acts, and books its successor. Whoever has the turn calls it.
+func (w *world) crash(where string) {
+	w.crashes++
+	down := w.drawDowntime()
+	w.downs = append(w.downs, span{from: time.Now(), until: time.Now().Add(down)})
+	w.say("daemon dies", "number", w.daemon.number, "at", where, "down", down)
+	w.kill()
+	w.after(down, func() {
+		w.planCrash()
+		w.startDaemon()
+	})
+}
+
+// kill makes the daemon's every act fail from now on, and waits for its goroutines beside the turns.
+func (w *world) kill() {
+	d := w.daemon
+	d.dead.Store(true)
+	d.works, d.intake = false, nil
+	close(d.died)
+	d.cancel()
+	prefix := fmt.Sprintf("daemon %d|", d.number)
+	w.release(func(who string) bool { return strings.HasPrefix(who, prefix) })
+	w.running.Go(func() {
+		<-d.started
+		d.control.Close()
+		d.goes.Wait()
+	})
+}
+
+// terminate is SIGTERM: the daemon ends its work, and another version takes its place.
+func (w *world) terminate() {
+	d := w.daemon
+	if !d.works || d.intake == nil || w.calm {
+		return
+	}
+	grace := w.between(0, 3*time.Minute)
+	w.say("daemon is told to end", "number", d.number, "grace", grace)
+	ending := &span{from: time.Now()}
+	w.ending = append(w.ending, ending)
+	w.running.Go(func() {
+		left := d.control.Shutdown(named(d.ctx, "shutdown"), context.Background(), grace, 30*time.Second)
+		if d.turn(d.ctx, "ended", false) != nil {
+			return
+		}
+		w.say("daemon ended", "number", d.number, "left", left)
+		ending.until = time.Now()
+		w.crash("its end")
+	})
+}
+
+// hookToken is what webhooks come with.
+const hookToken = "sim-hook"
+
+// deliver brings a webhook to whoever is there. GitLab does not send it again.
+func (w *world) deliver(key string, body string) {
+	d := w.daemon
+	if d.intake == nil {
+		w.say("webhook refused: nobody is there", "webhook", key)
+		return
+	}
+	door := d.intake
+	d.goes.Go(func() {
+		req := httptest.NewRequestWithContext(named(d.ctx, "webhook "+key), "POST", "/webhook", strings.NewReader(body))
+		req.Header.Set("X-Gitlab-Event", "Job Hook")
+		req.Header.Set("X-Gitlab-Token", hookToken)
+		req.Header.Set("webhook-id", key)
+		answer := httptest.NewRecorder()
+		door.ServeHTTP(answer, req)
+		if !d.dead.Load() {
+			w.say("webhook answered", "webhook", key, "status", answer.Code)
+		}
+	})
+}
+
+// daemonStore is the store as a daemon reaches it.
+type daemonStore struct {
+	d *daemon
+	*Memory
+}
+
+func (s daemonStore) turn(ctx context.Context, what string, counts bool) error {
+	if err := s.d.turn(ctx, what, counts); err != nil {
+		return err
+	}
+	if s.d.w.storeAway() {
+		return firerunner.Errorf(firerunner.Unavailable, "%s: the disk is full", what)
+	}
+	return nil
+}
+
+// Update implements firerunner.Store.
+func (s daemonStore) Update(ctx context.Context, do func(firerunner.Tx) error) error {
+	if err := s.turn(ctx, "store.update", true); err != nil {
+		return err
+	}
+	if err := s.Memory.Update(ctx, do); err != nil {
+		return err
+	}
+	if s.d.w.strikes() {
+		s.d.w.crash("store.update done")
+		return errDead
+	}
+	if s.d.w.happens(0.2) { // somebody else may be quicker than whoever has just written
+		return s.d.turn(ctx, "store.update done", true)
+	}
+	return nil
+}
+
+// Runner implements firerunner.Reader.
+func (s daemonStore) Runner(ctx context.Context, id string) (firerunner.Runner, error) {
+	if err := s.turn(ctx, "store.runner "+id, false); err != nil {
+		return firerunner.Runner{}, err
+	}
+	return s.Memory.Runner(ctx, id)
+}
+
+// Runners implements firerunner.Reader.
+func (s daemonStore) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]firerunner.Runner, error) {
+	if err := s.turn(ctx, fmt.Sprintf("store.runners %t %v %d", q.Live, q.Overdue, q.GitLabID), false); err != nil {
+		return nil, err
+	}
+	return s.Memory.Runners(ctx, q)
+}
+
+// Job implements firerunner.Reader.
+func (s daemonStore) Job(ctx context.Context, id int64) (firerunner.Job, error) {
+	if err := s.turn(ctx, fmt.Sprint("store.job ", id), false); err != nil {
+		return firerunner.Job{}, err
+	}
+	return s.Memory.Job(ctx, id)
+}
+
+// Jobs implements firerunner.Reader.
+func (s daemonStore) Jobs(ctx context.Context, q firerunner.JobQuery) ([]firerunner.Job, error) {
+	if err := s.turn(ctx, "store.jobs", false); err != nil {
+		return nil, err
+	}
+	return s.Memory.Jobs(ctx, q)
+}
+
+// Hosts implements firerunner.Reader.
+func (s daemonStore) Hosts(ctx context.Context) ([]firerunner.Host, error) {
+	if err := s.turn(ctx, "store.hosts", false); err != nil {
+		return nil, err
+	}
+	return s.Memory.Hosts(ctx)
+}
+
+// Projects implements firerunner.Reader.
+func (s daemonStore) Projects(ctx context.Context, since time.Time) ([]firerunner.Project, error) {
+	if err := s.turn(ctx, "store.projects", false); err != nil {
+		return nil, err
+	}
+	return s.Memory.Projects(ctx, since)
+}
