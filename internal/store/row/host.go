@@ -23,7 +23,7 @@ func (r Host) Host() firerunner.Host {
 
 // FromHost is the inverse of Host.Host.
 func FromHost(h firerunner.Host) Host {
-	return Host{
+	return storable(Host{
 		Name: h.Name, Driver: h.Driver, VCPUs: int64(h.VCPUs), MemoryMiB: int64(h.MemoryMiB), Slots: int64(h.Slots),
 		Draining:     Bit(h.Draining),
 		Labels:       List(h.Labels, func(label string) string { return label }),
@@ -35,7 +35,7 @@ func FromHost(h firerunner.Host) Host {
 		SeenAt:       Micros(h.SeenAt),
 		Trouble:      h.Trouble,
 		Lost:         Bit(h.Lost),
-	}
+	})
 }
 
 // addr is an address as the tables hold it: in its one canonical form, so that the index on it means what it says.

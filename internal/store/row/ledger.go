@@ -67,10 +67,10 @@ func (vm *VM) fits(r firerunner.GuestReport) bool {
 func (vm *VM) add(r firerunner.GuestReport) VMReport {
 	vm.Seq++
 	vm.Bytes += reportSize(r)
-	return VMReport{
+	return storable(VMReport{
 		VMID: vm.ID, Seq: vm.Seq, At: Micros(r.At), Kind: string(r.Kind), JobID: r.JobID, Success: Bit(r.Success),
 		Failure: r.Failure, ExitCode: int64(r.ExitCode), Message: r.Message,
-	}
+	})
 }
 
 func reportSize(r firerunner.GuestReport) int64 {

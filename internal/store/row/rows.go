@@ -81,7 +81,7 @@ func (r Runner) Runner() firerunner.Runner {
 
 // FromRunner is the inverse of Runner.Runner.
 func FromRunner(r firerunner.Runner) Runner {
-	return Runner{
+	return storable(Runner{
 		ID:        r.ID,
 		ProjectID: r.Demand.ProjectID,
 		Tags:      string(r.Demand.Tags),
@@ -104,7 +104,7 @@ func FromRunner(r firerunner.Runner) Runner {
 		MovedAt:   Micros(r.MovedAt),
 		Deadline:  Micros(r.Deadline),
 		Address:   addr(r.Address),
-	}
+	})
 }
 
 // Job is the row as the root package has it.
@@ -137,7 +137,7 @@ func (r Job) Job() firerunner.Job {
 
 // FromJob is the inverse of Job.Job.
 func FromJob(j firerunner.Job) Job {
-	return Job{
+	return storable(Job{
 		ID:          j.ID,
 		ProjectID:   j.ProjectID,
 		ProjectPath: j.ProjectPath,
@@ -163,7 +163,7 @@ func FromJob(j firerunner.Job) Job {
 		StartedAt:   Micros(j.StartedAt),
 		FinishedAt:  Micros(j.FinishedAt),
 		SeenAt:      Micros(j.SeenAt),
-	}
+	})
 }
 
 // Event is the row as the root package has it.
@@ -186,7 +186,7 @@ func (r Event) Event() firerunner.Event {
 
 // FromEvent is the inverse of Event.Event; the ID is not in it.
 func FromEvent(e firerunner.Event) Event {
-	return Event{
+	return storable(Event{
 		At:        Micros(e.At),
 		Kind:      string(e.Kind),
 		RunnerID:  e.RunnerID,
@@ -198,7 +198,7 @@ func FromEvent(e firerunner.Event) Event {
 		Actor:     e.Actor,
 		Reason:    string(e.Reason),
 		Message:   e.Message,
-	}
+	})
 }
 
 // Project is the row as the root package has it.

@@ -39,7 +39,7 @@ func (s *Store) own(any firerunner.Tx) (*tx, error) {
 func (s *Store) SaveVM(ctx context.Context, vm firerunner.LedgerVM) error {
 	return s.inTx(ctx, func(ctx context.Context, t *tx) error {
 		return wrap(t.q.VMUpsert(ctx, sqlc.VMUpsertParams{
-			ID: vm.ID, Driver: vm.Driver, Host: vm.Host, Ref: vm.Ref, Token: vm.Token[:], Session: vm.Session[:],
+			ID: vm.ID, Driver: vm.Driver, Host: vm.Host, Ref: row.Text(vm.Ref), Token: vm.Token[:], Session: vm.Session[:],
 			UsedAt: row.Micros(vm.UsedAt), CreatedAt: row.Micros(vm.CreatedAt), Deadline: row.Micros(vm.Deadline),
 		}), "save microVM %q", vm.ID)
 	})

@@ -103,7 +103,7 @@ func (t *tx) SaveProject(ctx context.Context, p firerunner.Project) error {
 	if err != nil {
 		return err
 	}
-	err = t.q.ProjectUpsert(ctx, sqlc.ProjectUpsertParams{ID: p.ID, Path: p.Path, SeenAt: row.Micros(p.SeenAt)})
+	err = t.q.ProjectUpsert(ctx, sqlc.ProjectUpsertParams{ID: p.ID, Path: row.Text(p.Path), SeenAt: row.Micros(p.SeenAt)})
 	return wrap(err, "save project %d", p.ID)
 }
 
@@ -160,7 +160,7 @@ func (t *tx) TakeDelivery(ctx context.Context, key string, at time.Time) (fresh 
 	if err != nil {
 		return false, err
 	}
-	n, err := t.q.DeliveryInsert(ctx, sqlc.DeliveryInsertParams{Key: key, At: row.Micros(at)})
+	n, err := t.q.DeliveryInsert(ctx, sqlc.DeliveryInsertParams{Key: row.Text(key), At: row.Micros(at)})
 	if err != nil {
 		return false, wrap(err, "write a delivery down")
 	}

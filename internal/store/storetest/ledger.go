@@ -188,6 +188,7 @@ func (l *ledger) reportsOK() {
 	require.Empty(l, l.reports("a", 3))
 	require.Empty(l, l.reports("nobody", 0))
 	require.Equal(l, int64(7), l.read().Number)
+	require.True(l, l.add("b", 6, firerunner.GuestReport{Kind: firerunner.ReportNotice, Message: "a\x00b"}), "a guest says what it likes")
 	require.False(l, l.reports("b", 0)[0].At.IsZero())
 
 	_, err := l.AddReport(l.ctx(), "nobody", 1, full)

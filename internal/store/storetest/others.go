@@ -113,6 +113,31 @@ func (s *suite) eventQueries() {
 	}
 }
 
+// textsOK: what is not a text to every engine is stored all the same, and reads the same from each.
+func (s *suite) textsOK() {
+	const odd, stored = "a\x00b\xffc", "a\uFFFDb\uFFFDc"
+	r := runnerNumber(1)
+	r.Message = odd
+	s.create(r)
+	got, err := s.Store.Runner(s.ctx(), r.ID)
+	require.NoError(s, err)
+	require.Equal(s, stored, got.Message)
+	require.Equal(s, stored, s.saveJob(firerunner.Job{ID: 1, Name: odd, Ref: odd}).Name)
+	s.saveHost(firerunner.Host{Name: "a", Trouble: odd})
+	s.addEvents(firerunner.Event{Kind: firerunner.EventNotice, Message: odd})
+	events, err := s.Store.Events(s.ctx(), firerunner.EventQuery{})
+	require.NoError(s, err)
+	require.Equal(s, stored, events[0].Message)
+	s.update(func(ctx context.Context, tx firerunner.Tx) error {
+		for _, fresh := range []bool{true, false} {
+			took, err := tx.TakeDelivery(ctx, odd, noon())
+			require.NoError(s, err)
+			require.Equal(s, fresh, took)
+		}
+		return tx.SaveProject(ctx, firerunner.Project{ID: 1, Path: odd})
+	})
+}
+
 func (s *suite) deliveryOK() {
 	take := func(key string) (fresh bool) {
 		s.update(func(ctx context.Context, tx firerunner.Tx) (err error) {

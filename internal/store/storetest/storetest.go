@@ -44,6 +44,7 @@ func Exercise(t *testing.T, open func(t *testing.T) Subject) {
 		{"ProjectsOK", (*suite).projectsOK},
 		{"EventsOK", (*suite).eventsOK},
 		{"EventQueries", (*suite).eventQueries},
+		{"TextsOK", (*suite).textsOK},
 		{"DeliveryOK", (*suite).deliveryOK},
 		{"DeliveryRace", (*suite).deliveryRace},
 		{"UpdateErrUndoesAll", (*suite).updateErrUndoesAll},
