@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,14 +20,14 @@ func newImageCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "image",
 		Short: "Build and look after guest images",
-		Long: `An image is a kernel, an initial RAM disk with the guest agent, and a Debian root
-file system with gitlab-runner. It never changes; a name points to one of them,
-and every microVM writes to a disk of its own on top.`,
+		Long: `An image is a kernel, an initial RAM disk with the guest agent, and a root file
+system with gitlab-runner. It never changes; a name points to one of them, and
+every microVM writes to a disk of its own on top.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	command.AddCommand(newImageBuildCommand(a), newImageListCommand(a), newImageInspectCommand(a), newImageRemoveCommand(a),
-		newImagePushCommand(a), newImagePullCommand(a))
+		newImagePushCommand(a), newImagePullCommand(a), newImageInsideCommand())
 	return command
 }
 
@@ -44,110 +43,6 @@ type imageResult struct {
 
 func newImageResult(i firerunner.Image) imageResult {
 	return imageResult{i.Name, i.Digest, i.Runner, i.Agent, i.BuiltAt, i.SizeBytes}
-}
-
-func newImageBuildCommand(a *app) *cobra.Command {
-	var recipe image.Recipe
-	var former []string
-	command := &cobra.Command{
-		Use:   "build",
-		Short: "Build the guest image, or find that it is there already",
-		Long: `Builds an image from Debian packages, the guest agent and a gitlab-runner that
-you bring: a path on this machine, or a URL with its SHA-256. Packages come from
-this machine's apt sources, or from image.mirrors in the configuration.
-
-What is there already is not built again; --refresh fetches newer packages. It
-needs no configuration file. Interrupted, it leaves nothing half-made.`,
-		Example: `  firerunner image build --gitlab-runner /usr/bin/gitlab-runner
-  firerunner image build --gitlab-runner ./gitlab-runner --name node --add-package nodejs,npm
-  firerunner image build --name plain --no-agent --sshd --add-package cloud-init
-  firerunner image build --gitlab-runner-url URL --gitlab-runner-sha256 SUM --refresh`,
-		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			recipe.Packages = append(recipe.Packages, former...)
-			return a.buildImage(command, recipe)
-		},
-	}
-	flags := command.Flags()
-	flags.StringVar(&recipe.Name, "name", "", "the image's name (default: vm.image of the configuration)")
-	flags.StringVar(&recipe.RunnerPath, "gitlab-runner", "", "gitlab-runner binary for Linux on this machine, `path`")
-	flags.StringVar(&recipe.RunnerURL, "gitlab-runner-url", "", "where to download gitlab-runner, `URL`")
-	flags.StringVar(&recipe.RunnerSHA256, "gitlab-runner-sha256", "", "what the download must be, `sum` in hexadecimal")
-	flags.StringVar(&recipe.AgentPath, "agent", "", "guest agent, `path` (default: fireguest beside this program)")
-	flags.StringSliceVar(&recipe.Packages, "add-package", nil, "one more Debian package, `name`; may be repeated, and several with commas")
-	flags.StringSliceVar(&former, "package", nil, "the former name of --add-package")
-	_ = flags.MarkHidden("package") // an error only if there is no such flag
-	flags.BoolVar(&recipe.SSHD, "sshd", false, "with openssh-server, for profiles that install the runner over SSH; no host key is in the image")
-	flags.BoolVar(&recipe.NoAgent, "no-agent", false, "without agent and gitlab-runner: the system's own init starts")
-	flags.BoolVar(&recipe.Sudo, "sudo", false, "jobs may become root inside their microVM")
-	flags.BoolVar(&recipe.Refresh, "refresh", false, "fetch newer packages although the recipe has not changed")
-	command.MarkFlagsMutuallyExclusive("gitlab-runner", "gitlab-runner-url")
-	command.MarkFlagsRequiredTogether("gitlab-runner-url", "gitlab-runner-sha256")
-	command.MarkFlagsOneRequired("gitlab-runner", "gitlab-runner-url", "no-agent")
-	command.MarkFlagsMutuallyExclusive("gitlab-runner", "no-agent")
-	command.MarkFlagsMutuallyExclusive("gitlab-runner-url", "no-agent")
-	return command
-}
-
-func (a *app) buildImage(command *cobra.Command, recipe image.Recipe) error {
-	cfg, err := a.load(true)
-	if err != nil {
-		return err
-	}
-	if recipe.Name == "" {
-		recipe.Name = cfg.VM.Image
-	}
-	if recipe.AgentPath == "" && !recipe.NoAgent {
-		if recipe.AgentPath, err = besideUs("fireguest"); err != nil {
-			return err
-		}
-	}
-	recipe.Suite, recipe.Mirrors = cfg.Image.Suite, cfg.Image.Mirrors
-	recipe.Packages = append(recipe.Packages, cfg.Image.Packages...)
-	recipe.Sudo = recipe.Sudo || cfg.Image.Sudo
-	builder := image.Builder{Store: &image.Store{Dir: cfg.Image.Dir}}
-	built, err := builder.Build(command.Context(), recipe, a.imageProgress())
-	if err != nil {
-		return err
-	}
-	result := newImageResult(built)
-	return a.print(result, func(w io.Writer) error {
-		runner := "gitlab-runner " + result.Runner
-		if result.Agent == "" {
-			runner = "without agent and gitlab-runner"
-		}
-		_, err := fmt.Fprintf(w, "image %s is %s, %s on disk, %s\n", result.Name, shortDigest(result.Digest), megabytes(result.SizeBytes), runner)
-		return err
-	})
-}
-
-// imageProgress prints what a build does, with the seconds that each step took.
-func (a *app) imageProgress() func(image.Progress) {
-	return func(p image.Progress) {
-		line := p.Step
-		if p.Detail != "" {
-			line += ": " + p.Detail
-		}
-		if p.Done {
-			fmt.Fprintf(a.Stderr, "%7.1f s  %s\n", p.Elapsed.Seconds(), line)
-		} else if p.Detail == "" || a.verbose {
-			fmt.Fprintf(a.Stderr, "         .  %s\n", line)
-		}
-	}
-}
-
-// besideUs finds a program in the folder of this one.
-func besideUs(name string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", firerunner.Errorf(firerunner.Internal, "looking for %s: %w", name, err)
-	}
-	path := filepath.Join(filepath.Dir(self), name)
-	if _, err := os.Stat(path); err != nil {
-		return "", firerunner.Errorf(firerunner.NotFound, "there is no %s", path).
-			WithHint("name the guest agent with --agent, or put it beside %s", self)
-	}
-	return path, nil
 }
 
 func newImageListCommand(a *app) *cobra.Command {

@@ -34,44 +34,14 @@ const (
 	modulesName = "modules"
 )
 
-// base finds the base for this recipe, or makes it. Of two builds that need the same one, one makes it and the
-// other waits.
+// base finds the base for this recipe, or makes it.
 func (r *run) base(ctx context.Context) (*base, error) {
-	var sources string
-	var err error
-	if len(r.recipe.Mirrors) > 0 {
-		sources, err = givenSources(r.recipe.Mirrors, r.recipe.Suite)
-	} else {
-		sources, err = aptSources(r.Apt, r.recipe.Suite)
-	}
+	sources, err := r.sources()
 	if err != nil {
 		return nil, err
 	}
 	key := r.recipe.baseKey(sources)
-	dir := filepath.Join(r.Store.Dir, "base", key)
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return nil, firerunner.Errorf(firerunner.Unavailable, "make the base directory: %w", err)
-	}
-	unlock, err := lock(ctx, dir+".lock")
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if b, err := readBase(dir); err == nil && !r.recipe.Refresh {
-		r.progress(Progress{Step: "base", Detail: "kept from " + b.BuiltAt.Format(time.DateOnly), Done: true})
-		return b, nil
-	}
-	made := filepath.Join(r.dir, "base")
-	if err := r.makeBase(ctx, made, key, sources); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(dir, filepath.Join(r.dir, "old-base")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, firerunner.Errorf(firerunner.Unavailable, "replace the base: %w", err)
-	}
-	if err := os.Rename(made, dir); err != nil {
-		return nil, firerunner.Errorf(firerunner.Unavailable, "keep the base: %w", err)
-	}
-	return readBase(dir)
+	return r.keep(ctx, key, func(dir string) error { return r.makeBase(ctx, dir, key, sources) })
 }
 
 func readBase(dir string) (*base, error) {
@@ -120,7 +90,11 @@ func (r *run) makeBase(ctx context.Context, dir, key, sources string) error {
 		if err := r.unpackKernel(ctx, &b, kernelDir, dir); err != nil {
 			return "", err
 		}
-		if err := b.describe(dir); err != nil {
+		err := b.describe(dir)
+		if err == nil && len(b.Packages) == 0 {
+			err = errNoPackages
+		}
+		if err != nil {
 			return "", firerunner.Errorf(firerunner.Unavailable, "read the base: %w", err)
 		}
 		return b.KernelVersion, nil
@@ -130,26 +104,16 @@ func (r *run) makeBase(ctx context.Context, dir, key, sources string) error {
 // unpackKernel takes what is needed out of the kernel's package.
 func (r *run) unpackKernel(ctx context.Context, b *base, from, to string) error {
 	found, _ := filepath.Glob(filepath.Join(from, "linux*.deb"))
-	if len(found) != 1 {
-		return kernelError(errors.New("apt did not fetch one package"))
+	if len(found) == 0 {
+		return kernelError(errors.New("apt did not fetch it"))
 	}
-	read, write := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := r.Exec(ctx, Command{Args: []string{"dpkg-deb", "--fsys-tarfile", found[0]}, Stdout: write})
-		_ = write.CloseWithError(err)
-		done <- err
-	}()
-	parts, err := readKernel(read, guestModules, func(name string, data []byte) ([]byte, error) {
-		return r.decompress(ctx, name, data)
-	})
-	if err == nil {
-		_, err = io.Copy(io.Discard, read) // padding; or else dpkg-deb would not end well
+	files := kernelFiles{modules: map[string][]byte{}}
+	for _, deb := range found {
+		if err := r.readDeb(ctx, deb, files.add); err != nil {
+			return kernelError(err)
+		}
 	}
-	_ = read.Close()
-	if execErr := <-done; err == nil {
-		err = execErr
-	}
+	parts, err := files.choose(guestModules, func(name string, data []byte) ([]byte, error) { return r.decompress(ctx, name, data) })
 	if err != nil {
 		return kernelError(err)
 	}
@@ -171,6 +135,26 @@ func (r *run) unpackKernel(ctx context.Context, b *base, from, to string) error 
 	return nil
 }
 
+// readDeb reads the files of a Debian package.
+func (r *run) readDeb(ctx context.Context, deb string, each func(io.Reader) error) error {
+	read, write := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := r.Exec(ctx, Command{Args: []string{"dpkg-deb", "--fsys-tarfile", deb}, Stdout: write})
+		_ = write.CloseWithError(err)
+		done <- err
+	}()
+	err := each(read)
+	if err == nil {
+		_, err = io.Copy(io.Discard, read) // padding; or else dpkg-deb would not end well
+	}
+	_ = read.Close()
+	if execErr := <-done; err == nil {
+		err = execErr
+	}
+	return err
+}
+
 func (r *run) decompress(ctx context.Context, name string, data []byte) ([]byte, error) {
 	if path.Ext(name) != ".xz" {
 		return unpack(append(data, 0, 0, 0, 0))
@@ -187,12 +171,10 @@ func (r *run) decompress(ctx context.Context, name string, data []byte) ([]byte,
 // describe lists the packages, computes the digest, and writes base.json.
 func (b *base) describe(dir string) error {
 	status, err := fileInTar(filepath.Join(dir, rootTar), "var/lib/dpkg/status")
-	if err != nil {
+	if err != nil && firerunner.CodeOf(err) != firerunner.NotFound { // a foreign system may have other tools
 		return err
 	}
-	if b.Packages = installed(status); len(b.Packages) == 0 {
-		return errNoPackages
-	}
+	b.Packages = installed(status)
 	rootSum, err := fileSHA256(filepath.Join(dir, rootTar))
 	if err != nil {
 		return err

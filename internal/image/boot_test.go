@@ -144,6 +144,15 @@ func FuzzVmlinux(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte) { _, _ = vmlinux(bzImage(payload)) })
 }
 
+// readKernel reads one package.
+func readKernel(r io.Reader, wishes []moduleWish, decompress func(name string, data []byte) ([]byte, error)) (kernelParts, error) {
+	k := kernelFiles{modules: map[string][]byte{}}
+	if err := k.add(r); err != nil {
+		return kernelParts{}, err
+	}
+	return k.choose(wishes, decompress)
+}
+
 func TestReadKernelOK(t *testing.T) {
 	const at = "./lib/modules/6.1/kernel/drivers/"
 	module := func(depends string) string {

@@ -25,13 +25,19 @@ func (r *run) mmdebstrap(list, kernelDir, target string) []string {
 	fetch := `set -e; mkdir "$1` + inside + `"; cd "$1` + inside + `"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 p=$(apt-cache depends ` + quote(r.recipe.Kernel) + ` | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n1)
 apt-get -q download "${p:-` + r.recipe.Kernel + `}"`
+	if distributionOf(r.recipe.Suite).modulesApart {
+		fetch += "\n" + `case $p in linux-image-*) apt-get -q download "linux-modules-${p#linux-image-}" ;; esac`
+	}
 	if r.recipe.ownInit() {
 		fetch += fetchOwn
 	}
 	args := []string{
 		"mmdebstrap", "--mode=" + mode, "--variant=minbase", "--format=tar",
-		"--include=" + strings.Join(r.recipe.Packages, ","),
+		"--include=" + strings.Join(r.recipe.basePackages(), ","),
 		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
+	}
+	for _, path := range r.recipe.Keyrings {
+		args = append(args, "--keyring="+path)
 	}
 	for _, dir := range []string{"man", "doc", "info", "locale", "lintian"} {
 		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+dir+"/*")

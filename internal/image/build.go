@@ -14,6 +14,7 @@ import (
 // ended.
 type Progress struct {
 	Step    string        // "base", "kernel", "root file system", ...
+	Output  string        // a line that a program in the image has printed; nothing else has happened then
 	Detail  string        // what is happening in it, or what came of it
 	Done    bool          // the step has ended
 	Elapsed time.Duration // since the step began
@@ -21,11 +22,17 @@ type Progress struct {
 
 // Builder builds images into a store. A zero field other than Store means its default.
 type Builder struct {
-	Store *Store
-	Apt   string           // apt's configuration: /etc/apt
-	Exec  Exec             // runs programs
-	HTTP  *http.Client     // fetches gitlab-runner; the default gives up after 10 minutes
-	Now   func() time.Time // time.Now
+	Store    *Store
+	Apt      string           // apt's configuration: /etc/apt
+	Keyrings string           // where keyrings of distributions are: /usr/share/keyrings
+	Exec     Exec             // runs programs
+	HTTP     *http.Client     // fetches gitlab-runner; the default gives up after 10 minutes
+	Now      func() time.Time // time.Now
+
+	Registry Registry // where container images to build on come from
+	// Inside are the arguments with which this very program calls the function Inside; without them, nothing can be
+	// run in an image.
+	Inside []string
 }
 
 // imageVersion is raised when an image is made in another way from the same base, agent and gitlab-runner.
@@ -47,6 +54,9 @@ func (b *Builder) Build(ctx context.Context, recipe Recipe, progress func(Progre
 	r := &run{Builder: *b, recipe: recipe, progress: progress}
 	if r.Apt == "" {
 		r.Apt = "/etc/apt"
+	}
+	if r.Keyrings == "" {
+		r.Keyrings = "/usr/share/keyrings"
 	}
 	if r.Exec == nil {
 		r.Exec = Execute
@@ -86,7 +96,7 @@ func (r *run) build(ctx context.Context) (firerunner.Image, error) {
 	} else if agent, runner, err = r.binaries(ctx, m); err != nil {
 		return firerunner.Image{}, err
 	}
-	base, err := r.base(ctx)
+	base, err := r.system(ctx, m)
 	if err != nil {
 		return firerunner.Image{}, err
 	}
@@ -129,9 +139,30 @@ func (r *run) build(ctx context.Context) (firerunner.Image, error) {
 	return r.Store.install(ctx, out, m)
 }
 
+// system finds or makes what the image is made from, and notes the container image in the manifest if it is one.
+func (r *run) system(ctx context.Context, m *Manifest) (*base, error) {
+	var from *origin
+	if r.recipe.From != "" { // before anything expensive
+		var err error
+		if from, err = r.origin(ctx); err != nil {
+			return nil, err
+		}
+		defer from.c.close()
+		m.From = from.pinned
+	}
+	b, err := r.base(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.derived(ctx, b, from)
+}
+
 // buildKey is over everything that is put into an image.
 func (r *run) buildKey(b *base, m *Manifest) string {
 	parts := []any{imageVersion, rootFormat, b.Digest, m.AgentSHA256, m.RunnerSHA256, r.recipe.DiskMiB, r.recipe.Sudo, r.recipe.SSHD}
+	if m.From != "" { // the same bytes, but another answer to where they are from
+		parts = append(parts, m.From)
+	}
 	if r.recipe.NoAgent {
 		parts = append(parts, "no agent", plainInit, hostKeys, m.Cmdline)
 	}

@@ -40,7 +40,7 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bench{
-		Builder: Builder{Store: &Store{Dir: filepath.Join(dir, "images")}, Apt: dir},
+		Builder: Builder{Store: &Store{Dir: filepath.Join(dir, "images")}, Apt: dir, Inside: []string{"inside"}},
 		recipe: Recipe{
 			Mirrors: []string{"deb http://mirror.test/debian bookworm main"}, DiskMiB: 64,
 			AgentPath:  writeFile(t, filepath.Join(dir, "agent"), "#!/bin/sh\necho fireguest 1.0\n", 0o755),

@@ -30,7 +30,7 @@ type Exec func(ctx context.Context, c Command) error
 // tools says which Debian package has which program.
 var tools = map[string]string{
 	"mmdebstrap": "mmdebstrap", "tar": "tar", "dpkg-deb": "dpkg", "apt-get": "apt",
-	"newuidmap": "uidmap", "xz": "xz-utils",
+	"newuidmap": "uidmap", "xz": "xz-utils", "unshare": "util-linux",
 }
 
 // toolPath is where tools are looked for: a user's PATH often lacks the sbin directories.
@@ -63,11 +63,7 @@ func Execute(ctx context.Context, c Command) error {
 	tail := &lastBytes{limit: 4 << 10}
 	cmd := exec.CommandContext(ctx, path, c.Args[1:]...)
 	cmd.Env = append([]string{"PATH=" + toolPath, "HOME=" + os.Getenv("HOME"), "LANG=C.UTF-8"}, c.Env...)
-	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
-		if value, found := os.LookupEnv(name); found {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
-	}
+	cmd.Env = append(cmd.Env, proxies()...)
 	cmd.Stdout, cmd.Stderr = c.Stdout, tail
 	if c.Stderr != nil {
 		cmd.Stderr = io.MultiWriter(c.Stderr, tail)

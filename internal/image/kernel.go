@@ -21,51 +21,54 @@ type kernelParts struct {
 	Modules []Module
 }
 
-// readKernel reads the files of a kernel package as a tar stream (dpkg-deb --fsys-tarfile). Decompress undoes
-// the compression of a module by the ending of its name (.xz); some releases have it.
-func readKernel(r io.Reader, wishes []moduleWish, decompress func(name string, data []byte) ([]byte, error)) (kernelParts, error) {
-	var parts kernelParts
-	modules := map[string][]byte{} // by file name, uncompressed ending
+// kernelFiles collects the files of kernel packages: one has the kernel and its modules, or two share them.
+type kernelFiles struct {
+	parts   kernelParts
+	modules map[string][]byte // by file name; some are compressed
+}
+
+// add reads a package as a tar stream (dpkg-deb --fsys-tarfile).
+func (k *kernelFiles) add(r io.Reader) error {
 	in := tar.NewReader(r)
 	for {
 		h, err := in.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			return nil
 		}
 		if err != nil {
-			return parts, err
+			return err
 		}
 		name := path.Base(h.Name)
 		version, isKernel := strings.CutPrefix(name, "vmlinuz-")
-		stem, _, isModule := strings.Cut(name, ".ko")
+		isModule := strings.Contains(name, ".ko")
 		if h.Typeflag != tar.TypeReg || h.Size > maxKernel || !isKernel && !isModule {
 			continue
 		}
 		data, err := io.ReadAll(in)
 		if err != nil {
-			return parts, err
+			return err
 		}
-		if isKernel {
-			parts.Version, parts.Image = version, data
-			if elfImage, err := vmlinux(data); err == nil {
-				parts.Image = elfImage
-			}
+		if !isKernel {
+			k.modules[name] = data // only a few of a thousand are needed, so they are unpacked late
 			continue
 		}
-		if ending := path.Ext(name); ending != ".ko" {
-			// Only a few of a thousand are needed, so unpack late.
-			modules[stem+".ko"+ending] = data
-		} else {
-			modules[name] = data
+		k.parts.Version, k.parts.Image = version, data
+		if elfImage, err := vmlinux(data); err == nil {
+			k.parts.Image = elfImage
 		}
 	}
-	if parts.Image == nil {
-		return parts, fmt.Errorf("no kernel in the package")
+}
+
+// choose returns the kernel with the wished modules. Decompress undoes the compression of a module by the ending of its
+// name (.xz); some releases have it.
+func (k *kernelFiles) choose(wishes []moduleWish, decompress func(name string, data []byte) ([]byte, error)) (kernelParts, error) {
+	if k.parts.Image == nil {
+		return k.parts, fmt.Errorf("no kernel in the package")
 	}
-	set := moduleSet{files: modules, decompress: decompress}
+	set := moduleSet{files: k.modules, decompress: decompress}
 	var err error
-	parts.Modules, err = set.choose(wishes)
-	return parts, err
+	k.parts.Modules, err = set.choose(wishes)
+	return k.parts, err
 }
 
 // moduleSet chooses modules by name, and what they depend on.

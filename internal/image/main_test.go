@@ -10,7 +10,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "inside" { // this program in the sandbox of a build
+		os.Exit(Inside(os.Args[2:]))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // tarOf makes a tar file of small files; a name that ends in / is a directory.
 func tarOf(t *testing.T, files ...[2]string) []byte {

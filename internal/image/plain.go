@@ -2,7 +2,6 @@ package image
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -64,7 +63,9 @@ func (r Recipe) ownInit() bool { return r.NoAgent || r.SSHD }
 // kernel's modules into the system. It runs in the directory with the kernel's package; the system is $1.
 const fetchOwn = `
 apt-get -q download ` + busyboxPackage + `
-dpkg-deb --fsys-tarfile linux*.deb | tar -x -C "$1" --keep-directory-symlink --no-same-owner --wildcards './lib/modules/*'
+for deb in linux*.deb; do
+	dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$1" --keep-directory-symlink --no-same-owner --exclude './boot*' --exclude './usr/share*'
+done
 chroot "$1" depmod "$(ls "$1/lib/modules")"`
 
 // unpackBusybox takes busybox out of its package.
@@ -76,27 +77,33 @@ func (r *run) unpackBusybox(ctx context.Context, from, to string) error {
 	if len(found) != 1 {
 		return fail(errors.New("apt did not fetch it"))
 	}
-	var out bytes.Buffer
-	if err := r.Exec(ctx, Command{Args: []string{"dpkg-deb", "--fsys-tarfile", found[0]}, Stdout: &out}); err != nil {
-		return err
+	var program []byte
+	err := r.readDeb(ctx, found[0], func(in io.Reader) error {
+		for files := tar.NewReader(in); ; {
+			h, err := files.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if h.Typeflag == tar.TypeReg && path.Base(h.Name) == "busybox" && path.Base(path.Dir(h.Name)) == "bin" && h.Size <= maxBusybox {
+				if program, err = io.ReadAll(files); err != nil {
+					return err
+				}
+			}
+		}
+	})
+	if err == nil && program == nil {
+		err = errors.New("no busybox in it")
 	}
-	for in := tar.NewReader(&out); ; {
-		h, err := in.Next()
-		if err != nil {
-			return fail(err)
-		}
-		if h.Typeflag != tar.TypeReg || path.Base(h.Name) != "busybox" || path.Base(path.Dir(h.Name)) != "bin" || h.Size > maxBusybox {
-			continue
-		}
-		program, err := io.ReadAll(in)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(to, busyboxName), program, 0o755)
-		}
-		if err != nil {
-			return fail(err)
-		}
-		return nil
+	if err == nil {
+		err = os.WriteFile(filepath.Join(to, busyboxName), program, 0o755)
 	}
+	if err != nil {
+		return fail(err)
+	}
+	return nil
 }
 
 // addOwn prepares a system that starts by itself: its disk grows, and nothing in it says which machine it is. Host

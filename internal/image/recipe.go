@@ -13,11 +13,21 @@ import (
 // Recipe says what an image is made of. The zero value of a field means its default.
 type Recipe struct {
 	Name     string   `json:"name"`     // what the image is called: "default"
-	Suite    string   `json:"suite"`    // the Debian release: "bookworm"
+	Suite    string   `json:"suite"`    // the release of Debian or Ubuntu: "bookworm"
 	Packages []string `json:"packages"` // Debian packages besides the ones that every image has
-	// Mirrors are apt source lines (deb ...) to use in place of the machine's own.
+	// Mirrors are apt source lines (deb ...), or URLs of mirrors of the suite, to use in place of the machine's own.
 	Mirrors []string `json:"mirrors,omitempty"`
-	Kernel  string   `json:"kernel"` // the Debian package that depends on the kernel: "linux-image-cloud-amd64"
+	// Keyrings are files with the keys that sign the mirrors' packages, besides those that apt trusts.
+	Keyrings []string `json:"keyrings,omitempty"`
+	// From is a container image to take the system from in place of Debian's; Suite then is where the kernel comes from.
+	// Packages are installed in it by its own apt, from FromMirrors (lines like Mirrors) if there are any.
+	From        string   `json:"from,omitempty"`
+	FromMirrors []string `json:"from_mirrors,omitempty"`
+	// Scripts run in the root file system, in this order, when everything else but the agent and gitlab-runner is in it.
+	// They have this machine's network only with Network.
+	Scripts []Script `json:"run,omitempty"`
+	Network bool     `json:"run_network,omitempty"`
+	Kernel  string   `json:"kernel"` // the package that depends on the kernel: Debian's "linux-image-cloud-amd64", Ubuntu's "linux-image-virtual"
 	// DiskMiB is the free space in the root file system itself: 256. A microVM whose driver gives it a larger disk
 	// has more: the guest agent grows the file system to its disk when it boots.
 	DiskMiB int  `json:"disk_mib"`
@@ -66,7 +76,7 @@ func (r Recipe) complete() (Recipe, error) {
 		r.Suite = "bookworm"
 	}
 	if r.Kernel == "" {
-		r.Kernel = "linux-image-cloud-amd64"
+		r.Kernel = distributionOf(r.Suite).kernel
 	}
 	if r.DiskMiB == 0 {
 		r.DiskMiB = 256
@@ -75,20 +85,23 @@ func (r Recipe) complete() (Recipe, error) {
 		return invalid("the name %q is not of lower-case letters, digits, and . _ -", r.Name)
 	}
 	if !names.MatchString(r.Suite) {
-		return invalid("the suite %q is not the name of a Debian release", r.Suite)
+		return invalid("the suite %q is not the name of a release", r.Suite)
 	}
 	if r.DiskMiB < leastDiskMiB || r.DiskMiB > mostDiskMiB {
 		return invalid("disk of %d MiB: it must be between 64 MiB and 512 GiB", r.DiskMiB)
 	}
-	all := append(slices.Clone(needed), r.Packages...)
-	if r.Sudo {
-		all = append(all, "sudo")
+	if len(r.Scripts) > maxScripts {
+		return invalid("%d scripts; at most %d are run", len(r.Scripts), maxScripts)
 	}
-	if r.SSHD {
-		all = append(all, "openssh-server")
-	}
-	if r.ownInit() {
-		all = append(all, ownPackages...)
+	all := slices.Clone(r.Packages)
+	if r.From == "" { // what a foreign system lacks is found out when it is there
+		all = append(r.kernelPackages(), r.Packages...)
+		if r.Sudo {
+			all = append(all, "sudo")
+		}
+		if r.SSHD {
+			all = append(all, "openssh-server")
+		}
 	}
 	for _, p := range append(all, r.Kernel) {
 		if !packages.MatchString(p) {
@@ -115,9 +128,27 @@ func (r Recipe) complete() (Recipe, error) {
 	return r, nil
 }
 
+// kernelPackages is what is in every base, so all of one that only its kernel is wanted of.
+func (r Recipe) kernelPackages() []string {
+	all := slices.Clone(needed)
+	if r.ownInit() {
+		all = append(all, ownPackages...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// basePackages is what mmdebstrap installs.
+func (r Recipe) basePackages() []string {
+	if r.From != "" {
+		return r.kernelPackages()
+	}
+	return r.Packages
+}
+
 // baseKey names the base that this recipe and these apt sources make.
 func (r Recipe) baseKey(sources string) string {
-	parts := []any{baseVersion, r.Suite, r.Kernel, r.Packages, sources, guestModules}
+	parts := []any{baseVersion, r.Suite, r.Kernel, r.basePackages(), sources, guestModules}
 	if r.ownInit() {
 		parts = append(parts, fetchOwn)
 	}

@@ -43,29 +43,47 @@ func aptSources(etc, suite string) (string, error) {
 		all = append(all, parse(string(text))...)
 	}
 	out, err := selectSources(all, suite)
+	if err == nil && out == "" { // another release of the same distribution is on the same mirrors
+		out, err = selectSources(renamed(all, suite), suite)
+	}
 	if err != nil {
 		return "", err
 	}
 	if out == "" {
-		return "", firerunner.Errorf(firerunner.Unavailable, "find a source of Debian %s: none of apt's sources in %s serves it", suite, etc).
-			WithHint("name mirrors in the image's recipe, such as: deb MIRROR-URL %s main", suite)
+		d := distributionOf(suite)
+		return "", firerunner.Errorf(firerunner.Unavailable, "find a source of %s %s: none of apt's sources in %s serves it", d.name, suite, etc).
+			WithHint("name mirrors: --mirror URL (or image.mirrors in the configuration), or a whole line: deb URL %s %s", suite, d.components)
 	}
 	return out, nil
 }
 
-// givenSources are the recipe's own, in the one-line style.
-func givenSources(lines []string, suite string) (string, error) {
-	out, err := selectSources(parseOneLine(strings.Join(lines, "\n")), suite)
+// givenSources are the recipe's own, in the one-line style; a URL alone is a mirror of the suite. keyring is for
+// those that name none; empty: apt knows their keys.
+func givenSources(lines []string, suite, keyring string) (string, error) {
+	var text strings.Builder
+	for _, line := range lines {
+		if fields := strings.Fields(line); len(fields) == 1 && strings.Contains(line, "://") {
+			line = "deb " + fields[0] + " " + suite + " " + distributionOf(suite).components
+		}
+		text.WriteString(line + "\n")
+	}
+	all := parseOneLine(text.String())
+	for i := range all {
+		if keyring != "" && all[i].signedBy == "" && !all[i].trusted {
+			all[i].signedBy = " " + keyring
+		}
+	}
+	out, err := selectSources(all, suite)
 	if err == nil && out == "" {
-		err = firerunner.Errorf(firerunner.Invalid, "find a source of Debian %s: none of the recipe's mirrors serves it", suite).
-			WithHint("a mirror is an apt source line, such as: deb MIRROR-URL %s main", suite)
+		err = firerunner.Errorf(firerunner.Invalid, "find a source of %s %s: none of the recipe's mirrors serves it", distributionOf(suite).name, suite).
+			WithHint("a mirror is a URL, or an apt source line, such as: deb MIRROR-URL %s main", suite)
 	}
 	return out, err
 }
 
 func selectSources(all []source, suite string) (string, error) {
 	wanted := []string{suite, suite + "-updates", suite + "-security"}
-	var b strings.Builder
+	var chosen []source
 	main := false
 	for _, s := range all {
 		s.suites = slices.DeleteFunc(slices.Clone(s.suites), func(name string) bool { return !slices.Contains(wanted, name) })
@@ -73,9 +91,22 @@ func selectSources(all []source, suite string) (string, error) {
 			continue
 		}
 		main = main || slices.Contains(s.suites, suite)
+		chosen = append(chosen, s)
+	}
+	out, err := renderSources(chosen)
+	if err != nil || !main {
+		return "", err
+	}
+	return out, nil
+}
+
+// renderSources writes sources in the deb822 style.
+func renderSources(all []source) (string, error) {
+	var b strings.Builder
+	for _, s := range all {
 		for _, uri := range s.uris {
 			if at, err := url.Parse(uri); err == nil && at.User != nil {
-				return "", firerunner.Errorf(firerunner.Invalid, "use the apt source for %s: its URL holds a password, which every job could read", suite).
+				return "", firerunner.Errorf(firerunner.Invalid, "use the apt source for %s: its URL holds a password, which every job could read", s.suites[0]).
 					WithHint("put the password into /etc/apt/auth.conf.d, or name other mirrors in the image's recipe")
 			}
 		}
@@ -88,9 +119,6 @@ func selectSources(all []source, suite string) (string, error) {
 			b.WriteString("Trusted: yes\n")
 		}
 		b.WriteString("\n")
-	}
-	if !main {
-		return "", nil
 	}
 	return b.String(), nil
 }

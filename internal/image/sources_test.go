@@ -68,18 +68,28 @@ Signed-By:
 
 `, got)
 
-	_, err = aptSources(etc, "bullseye")
+	other, err := aptSources(etc, "bullseye")
+	require.NoError(t, err)
+	require.Equal(t, strings.NewReplacer("bookworm", "bullseye").Replace(got), other, "another release is on the same mirrors")
+	_, err = aptSources(etc, "jammy")
 	require.Equal(t, firerunner.Unavailable, firerunner.CodeOf(err))
-	require.Contains(t, firerunner.HintOf(err), "mirrors")
+	require.Contains(t, firerunner.HintOf(err), "--mirror URL")
 }
 
 func TestGivenSources(t *testing.T) {
-	got, err := givenSources([]string{"deb http://x.test/debian bookworm main"}, "bookworm")
+	got, err := givenSources([]string{"deb http://x.test/debian bookworm main"}, "bookworm", "")
 	require.NoError(t, err)
 	require.Equal(t, "Types: deb\nURIs: http://x.test/debian\nSuites: bookworm\nComponents: main\n\n", got)
-	_, err = givenSources([]string{"http://x.test/debian"}, "bookworm")
+	got, err = givenSources([]string{"http://x.test/debian", "deb [trusted=yes] http://x.test/debian bookworm-updates main"}, "bookworm", "/k.gpg")
+	require.NoError(t, err)
+	require.Equal(t, "Types: deb\nURIs: http://x.test/debian\nSuites: bookworm\nComponents: main\nSigned-By: /k.gpg\n\n"+
+		"Types: deb\nURIs: http://x.test/debian\nSuites: bookworm-updates\nComponents: main\nTrusted: yes\n\n", got)
+	got, err = givenSources([]string{"http://x.test/ubuntu"}, "jammy", "")
+	require.NoError(t, err)
+	require.Contains(t, got, "Suites: jammy\nComponents: main universe\n")
+	_, err = givenSources([]string{"x.test/debian"}, "bookworm", "")
 	require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err))
-	_, err = givenSources([]string{"deb http://me:pass@x.test/debian bookworm main"}, "bookworm")
+	_, err = givenSources([]string{"deb http://me:pass@x.test/debian bookworm main"}, "bookworm", "")
 	require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err))
 	require.NotContains(t, err.Error(), "pass@")
 }
