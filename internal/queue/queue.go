@@ -5,17 +5,18 @@
 // again until it returns nil, at most half a minute later (retry.go).
 //
 // The order of wiring: NewEnqueuer, sqlite.Open with its Enqueue, Wake and Migrate, then New with the store's DB, then
-// Start. Stop comes before the store's Close.
+// Start. Stop comes before the store's Close. For PostgreSQL the same with EnqueuePostgres, MigratePostgres and Pool.
 package queue
 
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 
 	"github.com/firerunner/firerunner"
@@ -23,8 +24,9 @@ import (
 
 // Config says which steps there are and how they run.
 type Config struct {
-	// DB is the store's writing pool. Required.
-	DB *sql.DB
+	// DB is SQLite's writing pool, or Pool is PostgreSQL's pool of readers. One of them is required.
+	DB   *sql.DB
+	Pool *pgxpool.Pool
 	// Enqueuer is the one that the store was opened with. Required.
 	Enqueuer *Enqueuer
 	// Steps has what to do for every kind of step. New fails with Invalid if one is missing: a process that knows only
@@ -34,7 +36,7 @@ type Config struct {
 	Concurrency int
 	// Timeout ends a step's context; by kind, 2 minutes where it is missing.
 	Timeout map[firerunner.StepKind]time.Duration
-	// Sole says that no other process runs this queue (see sqlite.Hold). Then Start takes back at once what a dead
+	// Sole says that no other process runs this queue (see sqlite.Hold, postgres.Hold). Then Start takes back at once what a dead
 	// process was running; otherwise that takes the longest timeout and a minute.
 	Sole bool
 	// Ran is called after each run of a step, with what it returned, for metrics. It returns quickly.
@@ -62,16 +64,27 @@ const (
 // Queue runs steps.
 type Queue struct {
 	config Config
-	client *river.Client[*sql.Tx]
+	river  engine
 
 	mu      sync.Mutex
 	running bool
 }
 
+// engine is River on one of the databases: its client, and what we ask of its tables ourselves.
+type engine interface {
+	Start(ctx context.Context) error
+	Stop(ctx context.Context) error
+	StopAndCancel(ctx context.Context) error
+	Stopped() <-chan struct{}
+	takeBack(ctx context.Context) (taken int64, err error)
+	count(ctx context.Context, add func(kind firerunner.StepKind, n int)) error
+	ping(ctx context.Context) error
+}
+
 // New returns a queue that Start sets to work. It fails with Invalid where the Config lacks something.
 func New(config Config) (*Queue, error) {
-	if config.DB == nil || config.Enqueuer == nil {
-		return nil, firerunner.Errorf(firerunner.Invalid, "new queue: DB and Enqueuer are required")
+	if (config.DB == nil) == (config.Pool == nil) || config.Enqueuer == nil {
+		return nil, firerunner.Errorf(firerunner.Invalid, "new queue: Enqueuer is required, and DB or Pool")
 	}
 	if config.Concurrency <= 0 {
 		config.Concurrency = defaultConcurrency
@@ -100,7 +113,7 @@ func New(config Config) (*Queue, error) {
 			return nil, firerunner.Errorf(firerunner.Invalid, "new queue: there is no step %q", kind)
 		}
 	}
-	client, err := river.NewClient(newDriver(config.DB, config.Enqueuer.bell), &river.Config{
+	settings := &river.Config{
 		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: config.Concurrency}},
 		Workers:                     steps,
 		FetchCooldown:               fetchCooldown,
@@ -110,13 +123,24 @@ func New(config Config) (*Queue, error) {
 		CompletedJobRetentionPeriod: keepCompleted,
 		MaxAttempts:                 maxAttempts,
 		RetryPolicy:                 retryPolicy{now: time.Now},
-		ReindexerIndexNames:         []string{}, // SQLite's indexes do not bloat
 		Logger:                      slog.New(onlyWarnings{config.Logger.Handler()}),
-	})
+	}
+	q := &Queue{config: config}
+	var err error
+	if config.DB != nil {
+		settings.ReindexerIndexNames = []string{} // SQLite's indexes do not bloat
+		var client *river.Client[*sql.Tx]
+		client, err = river.NewClient(newDriver(config.DB, config.Enqueuer.bell), settings)
+		q.river = inSQLite{client, config.DB}
+	} else {
+		var client *river.Client[pgx.Tx]
+		client, err = river.NewClient(newPostgresDriver(config.Pool, config.Enqueuer.bell), settings)
+		q.river = inPostgres{client, config.Pool}
+	}
 	if err != nil {
 		return nil, firerunner.Errorf(firerunner.Internal, "new queue: %w", err)
 	}
-	return &Queue{config: config, client: client}, nil
+	return q, nil
 }
 
 // Start sets the queue to work, until Stop. ctx bounds the start only. It may be called once.
@@ -131,7 +155,7 @@ func (q *Queue) Start(ctx context.Context) error {
 			return firerunner.Errorf(firerunner.Unavailable, "start the queue: take back what a dead process was running: %w", err)
 		}
 	}
-	if err := q.client.Start(context.WithoutCancel(ctx)); err != nil {
+	if err := q.river.Start(context.WithoutCancel(ctx)); err != nil {
 		return firerunner.Errorf(firerunner.Unavailable, "start the queue: %w", err)
 	}
 	q.running = true
@@ -141,25 +165,11 @@ func (q *Queue) Start(ctx context.Context) error {
 // takeBack makes due what was running when the last process died, without counting it as a failure, and takes the
 // leadership from it, which it would keep for 15 s.
 func (q *Queue) takeBack(ctx context.Context) error {
-	tx, err := q.config.DB.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }()
-	res, err := tx.ExecContext(ctx, `UPDATE river_job SET state = 'available', attempt = max(attempt - 1, 0) WHERE state = 'running'`)
-	if err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM river_leader`); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return err
-	}
-	if n, err := res.RowsAffected(); err == nil && n > 0 {
+	n, err := q.river.takeBack(ctx)
+	if err == nil && n > 0 {
 		q.config.Logger.InfoContext(ctx, "steps of a dead process taken back", slog.Int64("steps", n))
 	}
-	return nil
+	return err
 }
 
 // Stop takes no new steps and waits for those that run, as long as ctx lives; then it ends their contexts and waits 10 s
@@ -170,20 +180,15 @@ func (q *Queue) Stop(ctx context.Context) error {
 	if !q.running {
 		return nil
 	}
-	if err := q.client.Stop(ctx); err == nil {
+	if err := q.river.Stop(ctx); err == nil {
 		return nil
 	}
 	hard, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStop)
 	defer cancel()
-	if err := q.client.StopAndCancel(hard); err != nil {
+	if err := q.river.StopAndCancel(hard); err != nil {
 		return firerunner.Errorf(firerunner.Unavailable, "stop the queue: some steps did not return: %w", err)
 	}
 	return nil
-}
-
-// Enqueue adds a step within tx; it is due when tx commits.
-func (q *Queue) Enqueue(ctx context.Context, tx *sql.Tx, step firerunner.Step) error {
-	return q.config.Enqueuer.Enqueue(ctx, tx, step)
 }
 
 // Depth counts the steps that are not done, by kind: due, running, and to come. Kinds without any are there with 0.
@@ -192,21 +197,7 @@ func (q *Queue) Depth(ctx context.Context) (depth map[firerunner.StepKind]int, e
 	for _, kind := range Kinds() {
 		depth[kind] = 0
 	}
-	rows, err := q.config.DB.QueryContext(ctx, `SELECT kind, count(*) FROM river_job
-		WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending') GROUP BY kind`)
-	if err != nil {
-		return nil, firerunner.Errorf(firerunner.Unavailable, "count queued steps: %w", err)
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var kind firerunner.StepKind
-		var n int
-		if err := rows.Scan(&kind, &n); err != nil {
-			return nil, firerunner.Errorf(firerunner.Internal, "count queued steps: %w", err)
-		}
-		depth[kind] = n
-	}
-	if err := rows.Err(); err != nil {
+	if err := q.river.count(ctx, func(kind firerunner.StepKind, n int) { depth[kind] = n }); err != nil {
 		return nil, firerunner.Errorf(firerunner.Unavailable, "count queued steps: %w", err)
 	}
 	return depth, nil
@@ -221,12 +212,11 @@ func (q *Queue) Ping(ctx context.Context) error {
 		return firerunner.Errorf(firerunner.Unavailable, "the queue is not running")
 	}
 	select {
-	case <-q.client.Stopped():
+	case <-q.river.Stopped():
 		return firerunner.Errorf(firerunner.Unavailable, "the queue has stopped")
 	default:
 	}
-	var n int
-	if err := q.config.DB.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM river_job LIMIT 1)`).Scan(&n); err != nil {
+	if err := q.river.ping(ctx); err != nil {
 		return firerunner.Errorf(firerunner.Unavailable, "reach the queue: %w", err)
 	}
 	return nil
