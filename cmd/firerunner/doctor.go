@@ -86,7 +86,7 @@ Exit status 1 if any check failed. It may run beside a daemon.`,
 func (a *app) doctor(ctx context.Context, deep bool) error {
 	cfg, err := a.load(false)
 	e := examination{app: a, cfg: cfg, output: output, find: exec.LookPath, deep: deep}
-	found := configuration(a.file(), err)
+	found := configuration(a.file(), cfg.Warnings(), err)
 	if !a.json {
 		a.show(found...)
 	}
@@ -139,13 +139,20 @@ func output(ctx context.Context, program string, args ...string) ([]byte, error)
 	return exec.CommandContext(ctx, program, args...).Output()
 }
 
-// configuration makes findings of what is wrong with the configuration; secrets that others can read are among it.
-func configuration(file string, err error) []finding {
+// configuration makes findings of what is wrong with the configuration, secrets that others can read among it; where
+// nothing is, of what is permitted and should be known.
+func configuration(file string, warnings config.Problems, err error) []finding {
 	if file == "" {
 		file = "no file; environment and flags"
 	}
 	if err == nil {
-		return []finding{{"configuration", good, file + "; its secrets are readable by nobody else", ""}}
+		found := []finding{{"configuration", good, file + "; its secrets are readable by nobody else", ""}}
+		for _, w := range warnings {
+			remedy := w.Hint
+			w.Hint = ""
+			found = append(found, finding{"configuration", warn, w.String(), remedy})
+		}
+		return found
 	}
 	var found []finding
 	for _, p := range problemsOf(err) {

@@ -18,6 +18,9 @@ type Addresses struct {
 	Prefix  int    `yaml:"prefix"` // length of the network's prefix, with first and last
 	Gateway string `yaml:"gateway"`
 	DNS     string `yaml:"dns"`
+	// Network names what the pool belongs to. Pools of one network must not overlap, those of two may; of pools without a
+	// name nobody knows.
+	Network string `yaml:"network"`
 }
 
 // poolMost is the largest pool: more than a host can carry.

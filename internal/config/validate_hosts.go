@@ -58,6 +58,7 @@ func (k *checker) hosts() {
 			names[name] = i
 		}
 	}
+	k.pools()
 	k.hostsOfProfiles()
 }
 
@@ -219,5 +220,5 @@ func (c *Config) Warnings() Problems {
 				withHint("start flintlockd with --basic-auth-token, and give token_file"))
 		}
 	}
-	return all
+	return append(all, c.poolWarnings()...)
 }
