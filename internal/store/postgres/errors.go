@@ -90,8 +90,14 @@ func connectionLost(err error) bool {
 		strings.Contains(err.Error(), "closed pool")
 }
 
-// repeatable reports whether a transaction that ended with the error left nothing and may succeed when it is tried again:
-// it met others, or lost its connection before its commit.
+// connectionRefused reports whether there is no way to the server just now.
+func connectionRefused(err error) bool {
+	var connecting *pgconn.ConnectError
+	return errors.As(err, &connecting)
+}
+
+// repeatable reports whether a transaction that ended with the error left nothing and may succeed when it is tried again,
+// because it met others.
 func repeatable(err error) bool {
 	var native *pgconn.PgError
 	return errors.As(err, &native) && (native.Code == "40001" || native.Code == "40P01")

@@ -53,12 +53,7 @@ func (s *Store) SaveVM(ctx context.Context, vm firerunner.LedgerVM) error {
 
 // VM implements firerunner.Ledger.
 func (s *Store) VM(ctx context.Context, id string) (firerunner.LedgerVM, error) {
-	ctx, end, err := s.within(ctx)
-	if err != nil {
-		return firerunner.LedgerVM{}, err
-	}
-	defer end()
-	found, err := s.q.VM(ctx, id)
+	found, err := once(ctx, s.reader, func(ctx context.Context) (sqlc.VM, error) { return s.q.VM(ctx, id) })
 	if err != nil {
 		return firerunner.LedgerVM{}, wrap(err, "read microVM %q", id)
 	}

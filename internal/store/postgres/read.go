@@ -14,16 +14,28 @@ type reader struct {
 	q *sqlc.Queries
 	// within prepares the context of a statement, and is the first line of each.
 	within func(context.Context) (context.Context, context.CancelFunc, error)
+	inTx   bool
+}
+
+// once runs one query. Outside of a transaction one whose connection was found dead is run again on another: after the
+// server was away, the pool may have several of those.
+func once[T any](ctx context.Context, r reader, run func(context.Context) (T, error)) (found T, err error) {
+	ctx, end, err := r.within(ctx)
+	if err != nil {
+		return found, err
+	}
+	defer end()
+	for attempt := 1; ; attempt++ {
+		found, err = run(ctx)
+		if err == nil || r.inTx || attempt > defaultConnections || ctx.Err() != nil || !connectionLost(err) || connectionRefused(err) {
+			return found, err
+		}
+	}
 }
 
 // ask runs one query of a list and converts its rows.
 func ask[Row, T any](ctx context.Context, r reader, what string, run func(context.Context) ([]Row, error), as func(Row) T) ([]T, error) {
-	ctx, end, err := r.within(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	rows, err := run(ctx)
+	rows, err := once(ctx, r, run)
 	if err != nil {
 		return nil, wrap(err, "read %s", what)
 	}
@@ -32,12 +44,7 @@ func ask[Row, T any](ctx context.Context, r reader, what string, run func(contex
 
 // Runner implements firerunner.Reader.
 func (r reader) Runner(ctx context.Context, id string) (firerunner.Runner, error) {
-	ctx, end, err := r.within(ctx)
-	if err != nil {
-		return firerunner.Runner{}, err
-	}
-	defer end()
-	found, err := r.q.Runner(ctx, id)
+	found, err := once(ctx, r, func(ctx context.Context) (sqlc.Runner, error) { return r.q.Runner(ctx, id) })
 	if err != nil {
 		return firerunner.Runner{}, wrap(err, "read runner %q", id)
 	}
@@ -46,12 +53,7 @@ func (r reader) Runner(ctx context.Context, id string) (firerunner.Runner, error
 
 // Job implements firerunner.Reader.
 func (r reader) Job(ctx context.Context, id int64) (firerunner.Job, error) {
-	ctx, end, err := r.within(ctx)
-	if err != nil {
-		return firerunner.Job{}, err
-	}
-	defer end()
-	found, err := r.q.Job(ctx, id)
+	found, err := once(ctx, r, func(ctx context.Context) (sqlc.Job, error) { return r.q.Job(ctx, id) })
 	if err != nil {
 		return firerunner.Job{}, wrap(err, "read job %d", id)
 	}

@@ -16,7 +16,7 @@ import (
 func (s *Store) Update(ctx context.Context, do func(tx firerunner.Tx) error) error {
 	return s.baton.Update(ctx, func(shared *transaction, told *baton.Told) error {
 		t := &tx{store: s, shared: shared, told: told}
-		t.reader = reader{q: sqlc.New(shared.Tx), within: t.within}
+		t.reader = reader{q: sqlc.New(shared.Tx), within: t.within, inTx: true}
 		defer func() { t.ended = true }()
 		return do(t)
 	})
