@@ -35,8 +35,7 @@ func everySession() map[string]string {
 	}
 }
 
-// writerSettings are those of the connection that writes. A commit is on the server's disk when it returns, whatever the
-// server's own default is: somebody was told that it is.
+// writerSettings are those of the connection that writes.
 func writerSettings() map[string]string {
 	return map[string]string{"statement_timeout": millis(statementTimeout)}
 }
@@ -105,7 +104,7 @@ func connConfig(config Config) (*pgxpool.Config, error) {
 
 func isSocket(host string) bool { return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") }
 
-// openPool opens a pool whose connections have further settings. It connects when it is used.
+// openPool opens a pool; settings are a writer's. It connects when it is used.
 func openPool(ctx context.Context, config Config, size int32, settings map[string]string) (*pgxpool.Pool, error) {
 	c, err := connConfig(config)
 	if err != nil {
@@ -113,12 +112,22 @@ func openPool(ctx context.Context, config Config, size int32, settings map[strin
 	}
 	c.MaxConns, c.MinConns = size, 0
 	c.MaxConnIdleTime = 5 * time.Minute
+	if settings != nil {
+		c.AfterConnect = durable
+	}
 	maps.Copy(c.ConnConfig.RuntimeParams, settings)
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
 		return nil, wrap(err, "open %s", Place(config.URL))
 	}
 	return pool, nil
+}
+
+// durable makes a commit that returns one that is on the server's disk, where the server's default is not to wait for it:
+// GitLab is told that a webhook is written down. What the server waits for besides, such as a standby, is left alone.
+func durable(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'`)
+	return err
 }
 
 // connect opens one connection outside of any pool: for what belongs to a session, such as a lock.

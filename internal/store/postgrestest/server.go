@@ -194,7 +194,7 @@ func (s *Server) initialise(bin string, who *syscall.Credential, options Options
 	}
 	settings := fmt.Sprintf("unix_socket_directories = '%s'\nlisten_addresses = '127.0.0.1'\nport = %d\nmax_connections = 200\nshared_buffers = 64MB\n", s.dir, s.port)
 	if !options.Durable {
-		settings += "fsync = off\nfull_page_writes = off\nsynchronous_commit = off\nautovacuum = off\nwal_level = minimal\nmax_wal_senders = 0\n"
+		settings += "fsync = off\nfull_page_writes = off\nautovacuum = off\nwal_level = minimal\nmax_wal_senders = 0\n"
 	}
 	f, err := os.OpenFile(filepath.Join(s.dir, "data", "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
