@@ -27,7 +27,7 @@ every microVM writes to a disk of its own on top.`,
 		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	command.AddCommand(newImageBuildCommand(a), newImageListCommand(a), newImageInspectCommand(a), newImageRemoveCommand(a),
-		newImagePushCommand(a), newImagePullCommand(a), newImageInsideCommand())
+		newImagePushCommand(a), newImagePullCommand(a), newImageVerifyCommand(a), newImageInsideCommand())
 	return command
 }
 
