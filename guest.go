@@ -46,6 +46,9 @@ type GuestReport struct {
 	Failure  string // gitlab-runner's failure_reason
 	ExitCode int
 	Message  string
+	// ClockSkew is how far the guest's clock was ahead when it said hello, before it was set: a microVM's clock is that of
+	// its host at first. 0 where it did not say. A store need not keep it.
+	ClockSkew time.Duration
 }
 
 // GuestOrder is what the host may ask of a guest after the start.

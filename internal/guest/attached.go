@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -24,6 +25,9 @@ type attached struct {
 	bad   int
 	ended bool // the end of the runner was recorded beyond the limit
 }
+
+// skewTold is how far a host's clock may be off until the guest's hello mentions it. The guest's own is set at once.
+const skewTold = 5 * time.Second
 
 // errReplaced ends a connection whose guest has a newer one.
 var errReplaced = errors.New("the guest has called again")
@@ -122,6 +126,12 @@ func (a *attached) take(ctx context.Context, m FromGuest) error {
 	}
 	report := reportOf(m)
 	report.At = a.cfg.Now()
+	if m.Kind == firerunner.ReportHello && !m.Clock.IsZero() {
+		report.ClockSkew = m.Clock.Sub(report.At)
+		if report.ClockSkew.Abs() > skewTold {
+			report.Message += fmt.Sprintf("; its host's clock is off by %s", report.ClockSkew.Round(time.Second))
+		}
+	}
 	recording, cancel := context.WithTimeout(ctx, a.cfg.DeskTimeout)
 	defer cancel()
 	if err := a.cfg.Desk.Record(recording, a.id, m.Number, report); err != nil {

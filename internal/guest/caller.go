@@ -30,6 +30,7 @@ type CallerConfig struct {
 
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error) // default: net.Dialer's
 	Jitter      func(time.Duration) time.Duration                                    // default: half to all of it
+	Now         func() time.Time                                                     // the guest's clock, as hello tells it; default: time.Now
 
 	AttachTimeout time.Duration // from dialling to the answer, default 15 s
 	Heartbeat     time.Duration // a sign of life at least this often, default 15 s
@@ -53,6 +54,9 @@ func (c CallerConfig) withDefaults() CallerConfig {
 	setDefault(&c.Silence, 3*c.Heartbeat)
 	setDefault(&c.MinBackoff, 250*time.Millisecond)
 	setDefault(&c.MaxBackoff, 10*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	c.Hello.Kind = firerunner.ReportHello
 	return c
 }

@@ -109,7 +109,9 @@ func (c *Caller) attach(conn *tls.Conn, in *lines) error {
 	case m.Kind == HostStart && c.session == "" && m.Session != "":
 		c.session = m.Session
 		m.Session = ""
-		c.Report(c.cfg.Hello)
+		hello := c.cfg.Hello
+		hello.Clock = c.cfg.Now() // before whoever waits for the start sets it
+		c.Report(hello)
 		c.starts <- m // the only one: from here on there is a session
 	case m.Kind == HostResume && c.session != "":
 		c.acknowledged(m.Number)

@@ -20,6 +20,11 @@ func TestDecodeFromGuestOK(t *testing.T) {
 			`{"v":1,"n":1,"kind":"hello","agent":"1.2.3","kernel":"6.1.0-56-cloud-amd64","new_field":[1,{}]}`,
 			FromGuest{Number: 1, Kind: firerunner.ReportHello, Agent: "1.2.3", Kernel: "6.1.0-56-cloud-amd64"},
 		},
+		{
+			`{"v":1,"n":1,"kind":"hello","clock_ns":1795465437000000001}`,
+			FromGuest{Number: 1, Kind: firerunner.ReportHello, Clock: time.Unix(1795465437, 1)},
+		},
+		{`{"v":1,"n":1,"kind":"hello","clock_ns":-5}`, FromGuest{Number: 1, Kind: firerunner.ReportHello}},
 		{`{"v":1,"n":2,"kind":"started","boot_id":"aa-bb"}`, FromGuest{Number: 2, Kind: firerunner.ReportStarted, BootID: "aa-bb"}},
 		{`{"v":1,"n":3,"kind":"took_job","job":9007199254740993}`, FromGuest{Number: 3, Kind: firerunner.ReportTookJob, JobID: 9007199254740993}},
 		{

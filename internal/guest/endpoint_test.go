@@ -29,6 +29,7 @@ func TestEndpointOK(t *testing.T) {
 	clock := make(chan time.Time, 1)
 	c := h.caller(t, func(c *CallerConfig) {
 		c.Heartbeat = 5 * time.Millisecond
+		c.Now = func() time.Time { return now.Add(75 * time.Second) }
 		c.Clock = func(at time.Time) {
 			select {
 			case clock <- at:
@@ -57,7 +58,7 @@ func TestEndpointOK(t *testing.T) {
 	require.NoError(t, c.Flush(soon(t)))
 
 	require.Equal(t, []firerunner.GuestReport{
-		{Kind: firerunner.ReportHello, At: now, Message: "agent 1, kernel 6.1"},
+		{Kind: firerunner.ReportHello, At: now, Message: "agent 1, kernel 6.1; its host's clock is off by 1m15s", ClockSkew: 75 * time.Second},
 		{Kind: firerunner.ReportStarted, At: now, Message: "boot b"},
 		{Kind: firerunner.ReportTookJob, At: now, JobID: 7},
 		{Kind: firerunner.ReportRunnerExited, At: now, ExitCode: 3},

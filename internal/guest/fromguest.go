@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -18,10 +19,13 @@ const (
 
 // FromGuest is one message from a guest to the host.
 type FromGuest struct {
-	Number   int64 // 1, 2, 3, ... in the order of sending; the host acknowledges by it
-	Kind     firerunner.ReportKind
-	Agent    string // hello: the version of the guest agent
-	Kernel   string // hello: the kernel's release
+	Number int64 // 1, 2, 3, ... in the order of sending; the host acknowledges by it
+	Kind   firerunner.ReportKind
+	Agent  string // hello: the version of the guest agent
+	Kernel string // hello: the kernel's release
+	// Clock is what time it was for the guest when it was let in, before it set its clock. hello, over a network only; zero
+	// where it does not say.
+	Clock    time.Time
 	BootID   string // started: /proc/sys/kernel/random/boot_id, first read once the host's randomness had come
 	JobID    int64  // took_job, job_done
 	Success  bool   // job_done
@@ -47,6 +51,7 @@ type guestWire struct {
 	Kind     string `json:"kind"`
 	Agent    string `json:"agent,omitempty"`
 	Kernel   string `json:"kernel,omitempty"`
+	ClockNS  int64  `json:"clock_ns,omitempty"`
 	BootID   string `json:"boot_id,omitempty"`
 	Job      int64  `json:"job,omitempty"`
 	Success  bool   `json:"success,omitempty"`
@@ -62,8 +67,12 @@ type guestWire struct {
 // EncodeFromGuest makes a line of it, newline included. Of an attach it reveals the token and the session: the line
 // goes to the host and nowhere else.
 func EncodeFromGuest(m FromGuest) ([]byte, error) {
+	clock := int64(0)
+	if !m.Clock.IsZero() {
+		clock = m.Clock.UnixNano()
+	}
 	line, err := json.Marshal(guestWire{
-		V: version, N: m.Number, Kind: string(m.Kind), Agent: m.Agent, BootID: m.BootID, Kernel: m.Kernel,
+		V: version, N: m.Number, Kind: string(m.Kind), Agent: m.Agent, BootID: m.BootID, Kernel: m.Kernel, ClockNS: clock,
 		Job: m.JobID, Success: m.Success, Failure: m.Failure, ExitCode: int64(m.ExitCode),
 		Message: Text(m.Message, MaxMessage), ID: m.ID, Token: m.Token.Reveal(), Session: m.Session.Reveal(), Console: m.Console,
 	})
@@ -101,6 +110,9 @@ func DecodeFromGuest(line []byte) (FromGuest, error) {
 		m.Agent, m.Kernel = w.Agent, w.Kernel
 		if !word(m.Agent, 128) || !word(m.Kernel, 128) {
 			return FromGuest{}, errors.New("hello with an odd version or kernel")
+		}
+		if w.ClockNS > 0 { // a clock that stands before 1970 says nothing
+			m.Clock = time.Unix(0, w.ClockNS)
 		}
 	case firerunner.ReportStarted:
 		if m.BootID = w.BootID; !word(m.BootID, 64) {
