@@ -29,6 +29,9 @@ func (r *run) binaries(ctx context.Context, m *Manifest) (agent, runner string, 
 			return "", firerunner.Errorf(firerunner.Invalid, "read the guest agent: %w", err).
 				WithHint("fireguest belongs beside firerunner; make builds both")
 		}
+		if err := checkProgram("the guest agent", agent, true); err != nil {
+			return "", err
+		}
 		m.AgentSHA256, m.AgentVersion, err = r.identify(ctx, agent, agentVersions)
 		return m.AgentVersion, err
 	})
@@ -42,6 +45,9 @@ func (r *run) binaries(ctx context.Context, m *Manifest) (agent, runner string, 
 			}
 		} else if err := copyProgram(runner, r.recipe.RunnerPath); err != nil {
 			return "", firerunner.Errorf(firerunner.Invalid, "read gitlab-runner: %w", err)
+		}
+		if err := checkProgram("gitlab-runner", runner, false); err != nil {
+			return "", err
 		}
 		m.RunnerSHA256, m.RunnerVersion, err = r.identify(ctx, runner, runnerVersions)
 		if err == nil && r.recipe.RunnerSHA256 != "" && m.RunnerSHA256 != r.recipe.RunnerSHA256 {

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ import (
 // bench is a builder whose Debian is made up: mmdebstrap and dpkg-deb are played, everything else is real.
 type bench struct {
 	Builder
+	t        *testing.T
 	recipe   Recipe
 	deb      []byte
 	root     []byte       // the system that mmdebstrap makes
@@ -40,11 +42,12 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bench{
+		t:       t,
 		Builder: Builder{Store: &Store{Dir: filepath.Join(dir, "images")}, Apt: dir, Inside: []string{"inside"}},
 		recipe: Recipe{
 			Mirrors: []string{"deb http://mirror.test/debian bookworm main"}, DiskMiB: 64,
-			AgentPath:  writeFile(t, filepath.Join(dir, "agent"), "#!/bin/sh\necho fireguest 1.0\n", 0o755),
-			RunnerPath: writeFile(t, filepath.Join(dir, "runner"), "#!/bin/sh\necho 'Version:      19.4.0'\n", 0o755),
+			AgentPath:  writeFile(t, filepath.Join(dir, "agent"), sayer(t, "fireguest 1.0\n"), 0o755),
+			RunnerPath: writeFile(t, filepath.Join(dir, "runner"), sayer(t, "Version:      19.4.0\n"), 0o755),
 		},
 		root: tarOf(t,
 			[2]string{"./etc/", ""}, [2]string{"./etc/passwd", "root:x:0:0:root:/root:/bin/bash"}, [2]string{"./dev/", ""}, [2]string{"./dev/null", "x"},
@@ -134,7 +137,7 @@ func TestBuildOK(t *testing.T) {
 	if err == nil {
 		for command, want := range map[string]string{
 			"cat /etc/passwd":                   "root:x:0:0:root:/root:/bin/bash\nci:x:1000:1000:CI job:/home/ci:/bin/bash\n",
-			"cat /usr/sbin/fireguest":           "#!/bin/sh\necho fireguest 1.0\n",
+			"cat /usr/sbin/fireguest":           sayer(t, "fireguest 1.0\n"),
 			"stat /builds":                      "User:  1000   Group:  1000",
 			"stat /usr/local/bin/gitlab-runner": "Mode:  0755",
 			"cat /etc/machine-id":               "",
@@ -149,7 +152,7 @@ func TestBuildOK(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, img, again, "the same parts are the same image")
 
-	writeFile(t, b.recipe.AgentPath, "#!/bin/sh\necho fireguest 1.1\n", 0o755)
+	writeFile(t, b.recipe.AgentPath, sayer(t, "fireguest 1.1\n"), 0o755)
 	b.recipe.Sudo = true
 	b.recipe.Name = "other"
 	newer, err := b.build(t)
@@ -189,6 +192,14 @@ func TestBuildErr(t *testing.T) {
 		want   string
 		change func(*bench)
 	}{
+		{"not a program for Linux", func(b *bench) { b.recipe.AgentPath = "/etc/passwd" }},
+		{"it is not static, it needs", func(b *bench) { b.recipe.AgentPath = "/bin/sh" }},
+		{"gitlab-runner: it is not a program", func(b *bench) { b.recipe.RunnerPath = "/etc/passwd" }},
+		{"is for EM_AARCH64, and guests", func(b *bench) {
+			program := []byte(sayer(b.t, "x"))
+			program[18] = byte(elf.EM_AARCH64)
+			writeFile(b.t, b.recipe.RunnerPath, string(program), 0o755)
+		}},
 		{"no gitlab-runner", func(b *bench) { b.recipe.RunnerPath = "" }},
 		{"read the guest agent", func(b *bench) { b.recipe.AgentPath = "/none" }},
 		{"read gitlab-runner", func(b *bench) { b.recipe.RunnerPath = "/none" }},

@@ -3,6 +3,8 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"os"
 	"testing"
 
@@ -39,4 +41,27 @@ func writeFile(t *testing.T, path, text string, mode os.FileMode) string {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, []byte(text), mode))
 	return path
+}
+
+// sayer is a static program for x86-64 that writes a text and ends: an ELF header, one program header, and
+// write(1, text, len); exit(0).
+func sayer(t testing.TB, text string) string {
+	t.Helper()
+	const at, headers = 0x400000, 64 + 56
+	code := []byte{0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0x48, 0x8d, 0x35, 14, 0, 0, 0, 0xba}
+	code = binary.LittleEndian.AppendUint32(code, uint32(len(text)))
+	code = append(code, 0x0f, 0x05, 0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05)
+	code[13] = byte(len(code) - 17) // from the end of lea to the text
+	size := uint64(headers + len(code) + len(text))
+	var b bytes.Buffer
+	require.NoError(t, binary.Write(&b, binary.LittleEndian, elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1,
+		Entry: at + headers, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+	}))
+	require.NoError(t, binary.Write(&b, binary.LittleEndian, elf.Prog64{
+		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: at, Paddr: at, Filesz: size, Memsz: size, Align: 0x1000,
+	}))
+	b.Write(code)
+	b.WriteString(text)
+	return b.String()
 }
