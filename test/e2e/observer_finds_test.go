@@ -16,7 +16,7 @@ func TestObserverFinds(t *testing.T) {
 	t.Parallel()
 	const secret = "a-word-that-nobody-may-see"
 	dir := t.TempDir()
-	o := &observer{secrets: map[string]string{secret: "the secret"}, findings: map[string]bool{}}
+	o := &observer{secrets: map[string]string{secret: "the secret"}, findings: map[string]bool{}, searched: map[string]sight{}}
 
 	sleep := exec.Command("sleep", "600")
 	sleep.Dir = dir
@@ -37,10 +37,16 @@ func TestObserverFinds(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "open"), nil, 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "fine"), []byte("nothing"), 0o600))
 	o.lookAtFiles(dir)
+	// What has changed is searched again, and everything is when there is a secret that nobody has looked for yet.
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "fine"), []byte("nothing new, "+secret), 0o600))
+	o.secrets["nothing"] = "a later secret"
+	o.lookAtFiles(dir)
 	require.Equal(t, []string{
+		"a later secret is in the file " + filepath.Join(dir, "fine"),
 		"everybody can read " + filepath.Join(dir, "open"),
 		"something like a token (glrt-kkk...) is in the file " + filepath.Join(dir, "form"),
 		"the secret is in the environment of a process",
+		"the secret is in the file " + filepath.Join(dir, "fine"),
 		"the secret is in the file " + filepath.Join(dir, "log"),
 	}, o.found())
 }
