@@ -2,6 +2,7 @@ package flintlock
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -13,6 +14,20 @@ import (
 
 // errLeftAlone is a host whose circuit breaker is open: nothing was sent.
 var errLeftAlone = errors.New("it has not answered for some time and is left alone for a moment")
+
+// expiry is what crypto/x509 says of a certificate's dates.
+var expiry = regexp.MustCompile(`: current time \S+ is (after|before) (\S+?)("?)$`)
+
+// dated takes the time of looking out of an error about a certificate's dates: with it each look would be another error.
+func dated(text string) string {
+	return expiry.ReplaceAllStringFunc(text, func(found string) string {
+		part := expiry.FindStringSubmatch(found)
+		if part[1] == "before" {
+			return ", it begins at " + part[2] + part[3]
+		}
+		return ", it ended at " + part[2] + part[3]
+	})
+}
 
 // maxText is the longest part of a host's own words in an error.
 const maxText = 500
@@ -45,12 +60,18 @@ func answered(err error) bool { return status.Code(err) == codes.Unknown }
 
 // fault makes an Error of what a call returned: which host, what we were doing, and what helps.
 func (d *daemon) fault(err error, doing string) error {
+	if last, ok := d.silence.Load().(silence); ok && errors.Is(err, errLeftAlone) {
+		// One that answers and is refused by us, or refuses us, is left alone too. That stays its trouble meanwhile.
+		if fault := d.fault(last.error, doing); firerunner.CodeOf(fault) != firerunner.Unavailable {
+			return fault
+		}
+	}
 	if errors.Is(err, errLeftAlone) {
 		return firerunner.Errorf(firerunner.Unavailable, "host %s (%s): %s: %w", d.Name, d.Endpoint, doing, err).
 			WithHint("see that flintlockd runs there and is reached; it is tried again every %s", d.again)
 	}
 	s := status.Convert(err)
-	text := reportlog.Clean(s.Message(), maxText)
+	text := reportlog.Clean(dated(s.Message()), maxText)
 	failed := func(code firerunner.Code, format string, args ...any) error {
 		e := firerunner.Errorf(code, "host %s (%s): %s: %s", d.Name, d.Endpoint, doing, text).WithHint(format, args...)
 		e.Err = err

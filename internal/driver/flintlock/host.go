@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -26,7 +27,11 @@ type daemon struct {
 	timeout time.Duration
 	again   time.Duration // after which one that was left alone is tried
 	poke    chan struct{} // look at it now
+	silence atomic.Value  // silence: why it was taken for silent last
 }
+
+// silence is an error in a box: atomic.Value wants one type.
+type silence struct{ error }
 
 func newDaemon(h Host, cfg Config) (*daemon, error) {
 	conn, err := dial(h)
@@ -72,8 +77,11 @@ func call[T any](ctx context.Context, d *daemon, do func(ctx context.Context) (T
 	defer cancel()
 	answer, err := d.breaker.Execute(func() (any, error) {
 		answer, err := do(calling)
-		if err != nil && ctx.Err() != nil {
+		switch {
+		case err != nil && ctx.Err() != nil:
 			err = abandoned{err}
+		case silent(err):
+			d.silence.Store(silence{err})
 		}
 		return answer, err
 	})

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -128,5 +129,34 @@ func TestTLS(t *testing.T) {
 			h.until("x", firerunner.ReportStarted)
 			h.destroyed("x")
 		})
+	}
+}
+
+// A host whose certificate is over is left alone after a while like one that does not answer. What is wrong with it is
+// said all the same, and in the same words at each look: an event is made of every new one.
+func TestTrouble_AfterBreaker(t *testing.T) {
+	ours := newAuthority(t)
+	old, _, _ := ours.issue("old", time.Now().Add(-time.Minute))
+	h := newHouse(t, 0, func(c *Config) { c.BreakAfter, c.BreakFor = 2, time.Hour })
+	h.addHost(flintlocktest.Config{TLS: &tls.Config{Certificates: []tls.Certificate{old}}}, Host{Name: "h", TLS: TLS{CAFile: ours.file}})
+	require.NoError(t, h.current().SetHosts(h.config.Hosts))
+	var said []string
+	for range 5 {
+		err := h.current().ProbeHost(h.ctx, "h")
+		require.Equal(t, firerunner.Unauthorized, firerunner.CodeOf(err))
+		said = append(said, err.Error())
+	}
+	require.Contains(t, said[0], "certificate has expired or is not yet valid, it ended at 20")
+	require.Len(t, slices.Compact(said), 1)
+}
+
+func TestDated(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"x509: not yet valid: current time 2026-11-24T03:16:57Z is after 2026-11-23T00:00:00Z":     "x509: not yet valid, it ended at 2026-11-23T00:00:00Z",
+		`desc = "not yet valid: current time 2026-11-24T03:16:57Z is before 2027-01-01T00:00:00Z"`: `desc = "not yet valid, it begins at 2027-01-01T00:00:00Z"`,
+		"current time": "current time",
+	} {
+		require.Equal(t, want, dated(in))
 	}
 }
