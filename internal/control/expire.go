@@ -22,6 +22,9 @@ func (c *Control) expire(ctx context.Context) error {
 		if r.Host != "" {
 			message += " on host " + r.Host
 		}
+		if r.Image != "" {
+			message += fmt.Sprintf(", image %s (%.19s)", c.imageOf(r), r.Image) // sha256: and 12 digits
+		}
 		if why := c.holdups.get(r.ID); why != "" && r.State == firerunner.Stopping {
 			message += ": " + why
 		}

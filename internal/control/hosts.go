@@ -170,7 +170,16 @@ func (c *Control) removeHosts(ctx context.Context) error {
 
 // lostHosts are the names of the hosts that are lost.
 func (c *Control) lostHosts(ctx context.Context) (map[string]bool, error) {
-	rows, err := c.Store.Hosts(ctx)
+	return lostHosts(ctx, c.Store)
+}
+
+func lostIn(ctx context.Context, rd firerunner.Reader, name string) (bool, error) {
+	lost, err := lostHosts(ctx, rd)
+	return lost[name], err
+}
+
+func lostHosts(ctx context.Context, rd firerunner.Reader) (map[string]bool, error) {
+	rows, err := rd.Hosts(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the hosts: %w", err)
 	}
@@ -187,6 +196,5 @@ func (c *Control) hostLost(ctx context.Context, name string) (bool, error) {
 	if c.prober == nil || name == "" {
 		return false, nil
 	}
-	lost, err := c.lostHosts(ctx)
-	return lost[name], err
+	return lostIn(ctx, c.Store, name)
 }

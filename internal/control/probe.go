@@ -17,16 +17,20 @@ const probesAtOnce = 16
 
 // answer is what a host said.
 type answer struct {
-	silent  bool   // nothing, in time
-	trouble string // why it takes no work; empty: it does
-	dirty   bool   // it is back, and what was left there could not be removed
+	silent  bool     // nothing, in time
+	trouble string   // why it takes no work; empty: it does
+	dirty   bool     // it is back, and what was left there could not be removed
+	kept    []string // it is back: microVMs on it that are those of live runners
 }
 
 const noAnswer = "it does not answer"
 
-// unansweredLeast is how many questions in a row a lost host has left unanswered. Time alone does not tell: a clock that
-// jumps makes one lost answer look like a long silence, and would kill what runs there.
-const unansweredLeast = 3
+// unansweredLeast is how many questions in a row a lost host has left unanswered: as many as fit into HostLostAfter. Time
+// alone does not tell: a clock that jumps, or a store that could not be read meanwhile, makes one lost answer look like a
+// long silence, and would kill what runs there.
+func (c *Control) unansweredLeast() int {
+	return max(3, int(c.HostLostAfter/max(c.HostProbeInterval, c.HostProbeTimeout)))
+}
 
 // probeHosts asks every host for a sign of life and writes down what is new. Who is silent takes no work from now on; who
 // is silent for HostLostAfter is lost, with all that ran there; who comes back is cleared of what is left there before it
@@ -44,10 +48,13 @@ func (c *Control) probeHosts(ctx context.Context) error {
 	var errs []error
 	for _, h := range rows {
 		if a, asked := answers[h.Name]; asked && h.Lost && !a.silent {
-			if err := c.clearHost(ctx, h.Name); err != nil {
+			kept, err := c.clearHost(ctx, h.Name)
+			if err != nil {
 				errs = append(errs, err)
-				answers[h.Name] = answer{trouble: "what was left on it is not removed yet: " + brief(err), dirty: true}
+				a = answer{trouble: "what was left on it is not removed yet: " + brief(err), dirty: true}
 			}
+			a.kept = kept
+			answers[h.Name] = a
 		}
 	}
 	err = c.update(ctx, func(ch *change) error {
@@ -104,11 +111,16 @@ func (c *Control) askHosts(ctx context.Context, rows []firerunner.Host) map[stri
 func (c *Control) believeHost(ctx context.Context, ch *change, h firerunner.Host, a answer) error {
 	now := c.Now()
 	before := h
+	for _, id := range a.kept { // whose runner was given up meanwhile: its microVM is to go first
+		if r, err := ch.Runner(ctx, id); err != nil || !r.Live() {
+			a.dirty, a.trouble = true, "what was left on it is not removed yet: microVM "+id
+		}
+	}
 	h.Trouble = a.trouble
 	if !a.silent {
 		h.SeenAt = now
 		h.Lost = h.Lost && a.dirty
-	} else if c.silence(h, now) >= c.HostLostAfter && c.fleet.unansweredBy(h.Name) >= unansweredLeast {
+	} else if c.silence(h, now) >= c.HostLostAfter && c.fleet.unansweredBy(h.Name) >= c.unansweredLeast() {
 		h.Lost = true
 	}
 	var message string
@@ -140,26 +152,31 @@ func (c *Control) silence(h firerunner.Host, now time.Time) time.Duration {
 	return now.Sub(last)
 }
 
-// clearHost removes what a host that comes back still has of runners that were given up.
-func (c *Control) clearHost(ctx context.Context, name string) error {
+// clearHost removes what a host that comes back still has of runners that were given up. It returns what is left there of
+// runners that live.
+func (c *Control) clearHost(ctx context.Context, name string) (kept []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.CallTimeout)
 	defer cancel()
 	var own error
-	err := c.reapWhere(ctx, func(vm firerunner.MicroVM) bool { return vm.Host == name })
+	err = c.reapWhere(ctx, func(vm firerunner.MicroVM) bool { return vm.Host == name })
 	if firerunner.CodeOf(err) != firerunner.Unavailable { // another host that does not answer hinders this one in nothing
 		own = err
 	}
 	vms, _ := c.Driver.List(ctx)
 	owned, err := c.owned(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, vm := range vms {
-		if vm.Host == name && !owned[vm.ID] {
-			return errors.Join(own, fmt.Errorf("microVM %s is still on host %s", vm.ID, name))
+		switch {
+		case vm.Host != name:
+		case owned[vm.ID]:
+			kept = append(kept, vm.ID)
+		default:
+			return nil, errors.Join(own, fmt.Errorf("microVM %s is still on host %s", vm.ID, name))
 		}
 	}
-	return own
+	return kept, own
 }
 
 // loseRunners ends what was on hosts that are lost. Who had not begun a job is rejected, so that its demand makes another

@@ -29,12 +29,7 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 			return err
 		}
 	}
-	if !r.Deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, r.Deadline.Add(5*time.Second).Sub(c.Now())) // expire acts first
-		defer cancel()
-	}
-	if r.GitLabID != 0 { // this was tried before
+	if r.GitLabID != 0 { // this was tried before, perhaps long ago: its guest may have done its job meanwhile
 		made, err := c.exists(ctx, r)
 		if err != nil {
 			return fmt.Errorf("looking for microVM %s: %w", r.ID, err)
@@ -42,6 +37,11 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 		if made {
 			return c.accepted(ctx, r.ID, "the microVM was there already")
 		}
+	}
+	if !r.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Deadline.Add(5*time.Second).Sub(c.Now())) // expire acts first
+		defer cancel()
 	}
 	image, err := c.Image(ctx, c.imageOf(r))
 	if err != nil {
@@ -51,6 +51,7 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 	if err != nil {
 		return err
 	}
+	r.Image = image.Digest // written with the credential: from then on a microVM may boot it
 	cred, err := c.credential(ctx, &r)
 	switch firerunner.CodeOf(err) {
 	case "":
@@ -68,6 +69,15 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 // notCreated ends a runner whose microVM its driver did not make, or did not say that it made: then its guest may have the
 // credential, and a job. Where GitLab cannot say, the next try looks whether the microVM is there.
 func (c *Control) notCreated(ctx context.Context, r firerunner.Runner, cause error) error {
+	if firerunner.CodeOf(cause) == firerunner.Unavailable {
+		made, err := c.exists(ctx, r)
+		switch {
+		case err != nil:
+			return errors.Join(cause, err)
+		case made:
+			return c.accepted(ctx, r.ID, "the driver did not say so, and the microVM is there")
+		}
+	}
 	has, err := c.hasJob(ctx, r)
 	switch {
 	case err != nil:
@@ -78,11 +88,12 @@ func (c *Control) notCreated(ctx context.Context, r firerunner.Runner, cause err
 	return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, cause)
 }
 
-// exists reports whether the microVM was made already. That another host does not answer says nothing about this one's.
+// exists reports whether the microVM was made already, even if it has ended since: then its reports say what it did. That
+// another host does not answer says nothing about this one's.
 func (c *Control) exists(ctx context.Context, r firerunner.Runner) (bool, error) {
 	vms, err := c.Driver.List(ctx)
 	for _, vm := range vms {
-		if vm.ID == r.ID && vm.Alive {
+		if vm.ID == r.ID {
 			return true, nil
 		}
 	}
@@ -161,7 +172,7 @@ func (c *Control) setGitLabID(ctx context.Context, ch *change, r *firerunner.Run
 	if err != nil {
 		return err
 	}
-	fresh.GitLabID = id
+	fresh.GitLabID, fresh.Image = id, r.Image
 	if err := ch.SaveRunner(ctx, &fresh); err != nil {
 		return err
 	}
@@ -176,7 +187,11 @@ func (c *Control) accepted(ctx context.Context, id, message string) error {
 		if err != nil || r.State != firerunner.Creating {
 			return err
 		}
-		return c.move(ctx, ch, &r, firerunner.Booting, firerunner.OwnerProvision, message)
+		if err := c.move(ctx, ch, &r, firerunner.Booting, firerunner.OwnerProvision, message); err != nil || r.JobID == 0 {
+			return err
+		}
+		r.Deadline = c.jobDeadline(r) // GitLab was faster
+		return ch.SaveRunner(ctx, &r)
 	})
 	if err != nil {
 		return err

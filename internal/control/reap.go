@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -19,6 +20,9 @@ func (c *Control) adopt(ctx context.Context) error {
 	err = c.update(ctx, func(ch *change) error {
 		for _, r := range live {
 			if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID}); err != nil {
+				return err
+			}
+			if err := c.catchUp(ctx, ch, r.ID); err != nil {
 				return err
 			}
 		}
@@ -39,6 +43,24 @@ func (c *Control) adopt(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// catchUpTime is what a daemon that starts has for hearing what guests said while nobody listened, before deadlines that
+// passed meanwhile count.
+const catchUpTime = 10 * time.Second
+
+// catchUp gives a runner whose guest is listened to that time: its hello, or the end of its job, may wait to be read.
+func (c *Control) catchUp(ctx context.Context, ch *change, id string) error {
+	r, err := ch.Runner(ctx, id)
+	if err != nil || r.State < firerunner.Booting || r.State >= firerunner.Stopping || r.Desired != firerunner.Wanted {
+		return err
+	}
+	least := c.Now().Add(catchUpTime)
+	if r.Deadline.IsZero() || !r.Deadline.Before(least) {
+		return nil
+	}
+	r.Deadline = least
+	return ch.SaveRunner(ctx, &r)
 }
 
 // reap removes what nobody owns: microVMs without a live row, and runners in GitLab that carry our marker but belong to

@@ -54,7 +54,12 @@ func (c *Control) forsake(ctx context.Context, r firerunner.Runner, cause error)
 		return cause
 	}
 	c.follow.drop(r.ID)
-	return c.gone(ctx, r.ID, fmt.Sprintf("host %s is lost: what it may still have of the microVM is removed when it answers again", r.Host))
+	return c.update(ctx, func(ch *change) error {
+		if lost, err := lostIn(ctx, ch, r.Host); err != nil || !lost { // it is back: then the removal is possible
+			return errors.Join(cause, err)
+		}
+		return c.goneIn(ctx, ch, r.ID, fmt.Sprintf("host %s is lost: what it may still have of the microVM is removed when it answers again", r.Host))
+	})
 }
 
 // stoppingLimit is how long Stopping may last.
@@ -73,13 +78,15 @@ func (c *Control) destroy(ctx context.Context, id string, within time.Duration) 
 }
 
 func (c *Control) gone(ctx context.Context, id, message string) error {
-	return c.update(ctx, func(ch *change) error {
-		r, err := ch.Runner(ctx, id)
-		if err != nil || r.State != firerunner.Stopping {
-			return err
-		}
-		return c.move(ctx, ch, &r, firerunner.Gone, firerunner.OwnerStop, message)
-	})
+	return c.update(ctx, func(ch *change) error { return c.goneIn(ctx, ch, id, message) })
+}
+
+func (c *Control) goneIn(ctx context.Context, ch *change, id, message string) error {
+	r, err := ch.Runner(ctx, id)
+	if err != nil || r.State != firerunner.Stopping {
+		return err
+	}
+	return c.move(ctx, ch, &r, firerunner.Gone, firerunner.OwnerStop, message)
 }
 
 func wrap(err error, format string, args ...any) error {

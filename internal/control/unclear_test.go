@@ -35,14 +35,24 @@ func TestCreateUnclear(t *testing.T) {
 	t.Parallel()
 	var current *world
 	store := modelStore(t, &current)
-	for number, c := range map[int64]struct{ takes bool }{1: {true}, 2: {false}} {
+	for number, c := range map[int64]struct {
+		code  firerunner.Code
+		takes bool
+		stays bool
+		knows bool // GitLab is asked for the job
+	}{
+		1: {code: firerunner.Unavailable, takes: true, stays: true},
+		2: {code: firerunner.Unavailable, stays: true},
+		3: {code: firerunner.Internal, takes: true, stays: true, knows: true},
+		4: {code: firerunner.Internal},
+	} {
 		w := newWorld(func(format string, args ...any) {
 			t.Helper()
 			t.Fatalf(format, args...)
 		}, store, number)
 		current = w
 		w.start()
-		w.createErr = firerunner.Errorf(firerunner.Unavailable, "the host did not say")
+		w.createErr = firerunner.Errorf(c.code, "the host did not say")
 		w.createUnclear = func(id string) {
 			w.createErr, w.createUnclear = nil, nil
 			if c.takes {
@@ -56,14 +66,69 @@ func TestCreateUnclear(t *testing.T) {
 		require.Nil(t, w.createUnclear, "it was asked to make one")
 		r, err := store.Runners(t.Context(), firerunner.RunnerQuery{Live: true})
 		require.NoError(t, err)
-		if c.takes {
-			require.Len(t, r, 1)
+		if c.stays {
+			require.Len(t, r, 1, "case %d", number)
 			require.Equal(t, firerunner.Booting, r[0].State)
-			require.Equal(t, id, r[0].JobID)
+			require.Equal(t, c.knows, r[0].JobID == id)
 			require.Len(t, w.vms, 1)
+		} else {
+			require.Empty(t, r)
+		}
+		if c.knows { // it has a job's time, not the time to boot
+			w.now = w.now.Add(5 * time.Minute)
+			w.task(w.control.Expire)
+			w.settle()
 		}
 		w.finish()
 		require.Equal(t, firerunner.JobSuccess, w.jobs[id].Status)
 		require.Equal(t, 1, w.jobs[id].handouts)
 	}
+}
+
+// What a guest said while no daemon listened is heard before a deadline that passed meanwhile counts: the job that it ran
+// to its end is remembered as what it was.
+func TestDeadlineWhileDead(t *testing.T) {
+	t.Parallel()
+	var current *world
+	store := modelStore(t, &current)
+	w := newWorld(t.Fatalf, store, 1)
+	current = w
+	w.start()
+	id := w.newJob(small)
+	w.task(w.control.Sweep)
+	w.settle()
+	runner := w.ids()[0]
+	w.dead = true
+	for range 4 { // hello, takes the job, does it, ends
+		w.act(runner)
+	}
+	w.now = w.now.Add(5 * time.Minute)
+	w.survive()
+	w.task(w.control.Expire)
+	w.deliverAll()
+	w.finish()
+	r, err := store.Runner(t.Context(), runner)
+	require.NoError(t, err)
+	require.Equal(t, firerunner.Succeeded, r.Outcome, r.Message)
+	require.Equal(t, id, r.JobID)
+
+	w.dead = true // and a guest that says nothing is still ended
+	w.survive()
+	w.newJob(small)
+	w.task(w.control.Sweep)
+	w.settle()
+	silent := w.ids()[0]
+	w.dead = true
+	w.now = w.now.Add(5 * time.Minute)
+	w.survive()
+	w.task(w.control.Expire)
+	r, err = store.Runner(t.Context(), silent)
+	require.NoError(t, err)
+	require.Equal(t, firerunner.Wanted, r.Desired)
+	w.now = w.now.Add(11 * time.Second)
+	w.task(w.control.Expire)
+	r, err = store.Runner(t.Context(), silent)
+	require.NoError(t, err)
+	require.Equal(t, firerunner.ReasonDeadline, r.Reason)
+	w.finish()
 }

@@ -105,8 +105,8 @@ func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner,
 			return err
 		}
 	} else {
-		if limit := c.Deadlines.Of(firerunner.Running); r.State < firerunner.Ready && limit > 0 {
-			r.Deadline = c.Now().Add(limit)
+		if r.State < firerunner.Ready {
+			r.Deadline = c.jobDeadline(*r)
 		}
 		if err := ch.SaveRunner(ctx, r); err != nil {
 			return err
@@ -120,6 +120,14 @@ func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner,
 	}
 	return c.note(ctx, ch, *r, firerunner.EventNotice, "watch",
 		"the job runs directly on the microVM's system (shell executor): its image: and services: are not honoured")
+}
+
+// jobDeadline is the deadline of a runner that has a job before its guest has said hello: that of Running.
+func (c *Control) jobDeadline(r firerunner.Runner) time.Time {
+	if limit := c.Deadlines.Of(firerunner.Running); limit > 0 {
+		return c.Now().Add(limit)
+	}
+	return r.Deadline
 }
 
 // failureCancelled is how gitlab-runner calls the end of a job that was cancelled in GitLab:

@@ -57,7 +57,7 @@ func (w *world) checkHandout(vm *microVM, j *Job) {
 	if len(j.Handouts) > 1 {
 		w.problem("job %d was given away twice: %v", j.ID, j.Handouts)
 	}
-	if j.Tags == tagHuge || j.Tags == "docker" {
+	if j.Tags == tagHuge || j.Tags == tagDocker {
 		w.problem("job %d with tags %s was given to microVM %s", j.ID, j.Tags, vm.spec.ID)
 	}
 }

@@ -31,21 +31,15 @@ func (w *world) vm(id string) *microVM {
 
 // checkJobs: every job that was wanted ran in one microVM, and ended as its script did, or there is a reason.
 func (w *world) checkJobs() {
-	refused := map[int64]bool{}
-	for _, e := range w.log {
-		if e.Kind == firerunner.EventJobRefused {
-			refused[e.JobID] = true
-		}
-	}
+	refused := w.refused()
 	for _, id := range w.gitlab.order {
 		j := w.gitlab.jobs[id]
 		switch {
-		case j.Tags == "docker":
+		case j.Tags == tagDocker, j.Runner == w.foreign:
 		case j.Tags == tagHuge:
-			if !refused[id] && !j.cancelled.Before(w.began.Add(w.plan.chaos)) {
+			if !refused[id] && j.cancelled.IsZero() {
 				w.problem("job %d asked for too much, and nobody said so", id)
 			}
-		case j.Runner == w.foreign:
 		case j.Status == firerunner.JobCanceled:
 			if j.cancelled.IsZero() {
 				w.problem("job %d is cancelled, and nobody cancelled it", id)
@@ -83,6 +77,9 @@ func (w *world) checkOutcome(j *Job) {
 		w.problem("microVM %s ran job %d and has no runner: %v", vm.spec.ID, j.ID, err)
 		return
 	}
+	if r.Image != image().Digest {
+		w.problem("runner %s does not remember what its microVM booted: %q", r.ID, r.Image)
+	}
 	if w.excused(vm, j) || len(vm.took) > 1 {
 		return
 	}
@@ -100,6 +97,7 @@ func (w *world) checkLives() {
 	type stay struct {
 		state   firerunner.State
 		since   time.Time
+		within  time.Duration // where it is not the state's own
 		overdue bool
 		ended   time.Time // when it became unwanted
 	}
@@ -109,12 +107,16 @@ func (w *world) checkLives() {
 		switch e.Kind {
 		case firerunner.EventQueued:
 			stays[e.RunnerID] = &stay{state: firerunner.Queued, since: e.at}
+		case firerunner.EventTookJob:
+			if s.state < firerunner.Ready { // GitLab was faster than the guest: it has a job's time from now on
+				s.within, s.since = w.plan.deadlines.Of(firerunner.Running), e.at
+			}
 		case firerunner.EventOverdue:
 			s.overdue = true
 		case firerunner.EventUnwanted:
 			s.ended = e.at
 		case firerunner.EventMoved:
-			within := w.plan.deadlines.Of(e.From)
+			within := max(s.within, w.plan.deadlines.Of(e.From))
 			until := e.at
 			if !s.ended.IsZero() && e.From < firerunner.Stopping {
 				until = s.ended

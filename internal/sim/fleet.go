@@ -150,18 +150,18 @@ func (l localDriver) Destroy(ctx context.Context, id string) error {
 	})
 }
 
-// List implements firerunner.Driver.
+// List implements firerunner.Driver. A driver may remember what hosts have that do not answer, or leave it out.
 func (l localDriver) List(ctx context.Context) ([]firerunner.MicroVM, error) {
 	var silent error
-	vms, err := remote(ctx, l.d, "driver.list", func() trip { return l.d.w.driverTrip(false) }, func() (vms []firerunner.MicroVM, _ error) {
+	vms, err := remote(ctx, l.d, "driver.list", func() trip { return l.d.w.listTrip() }, func() (vms []firerunner.MicroVM, _ error) {
 		for _, vm := range l.f.here() {
-			if l.f.hosts[vm.spec.Host].silent {
+			if l.f.hosts[vm.spec.Host].silent && !l.d.w.plan.listsSilent {
 				continue
 			}
 			vms = append(vms, vm.seen())
 		}
 		for _, name := range l.f.names() {
-			if l.f.hosts[name].silent {
+			if l.f.hosts[name].silent && !l.d.w.plan.listsSilent {
 				silent = firerunner.Errorf(firerunner.Unavailable, "host %s does not answer", name)
 			}
 		}

@@ -9,18 +9,19 @@ import (
 // plan is what a seed has in store: what is asked for, on which hosts, and what goes wrong when. Everything that is not a
 // matter of one moment is drawn before the run begins.
 type plan struct {
-	remote    bool // hosts are reached over a network
-	hosts     []firerunner.Host
-	projects  []int64
-	jobs      []wish
-	deadlines firerunner.Deadlines
-	holdAfter time.Duration
-	queueSize int
-	faults    faults
-	chaos     time.Duration // then faults end
-	patience  time.Duration // so long after that everything must be at rest
-	crashes   int
-	moments   []moment
+	remote      bool // hosts are reached over a network
+	listsSilent bool // its driver remembers what hosts have that do not answer
+	hosts       []firerunner.Host
+	projects    []int64
+	jobs        []wish
+	deadlines   firerunner.Deadlines
+	holdAfter   time.Duration
+	queueSize   int
+	faults      faults
+	chaos       time.Duration // then faults end
+	patience    time.Duration // so long after that everything must be at rest
+	crashes     int
+	moments     []moment
 }
 
 // wish is a job that a user asks for.
@@ -58,7 +59,8 @@ const (
 	tagSmall  = "firecracker-1cpu-1gb"
 	tagMedium = "firecracker-2cpu-4gb"
 	tagLarge  = "firecracker-4cpu-8gb"
-	tagHuge   = "firecracker-999cpu-9999gb"
+	tagHuge   = "firecracker-999cpu-9999gb" // beyond every limit
+	tagDocker = "docker"                    // not ours
 )
 
 func profiles() []firerunner.Profile {
@@ -76,7 +78,7 @@ func drawPlan(s *scheduler) plan {
 		holdAfter: pick(s, 30*time.Second, 5*time.Minute), queueSize: pick(s, 0, 0, 3),
 		chaos: s.between(2*time.Minute, 8*time.Minute), patience: 25 * time.Minute,
 	}
-	p.deadlines.JobTimeout = 10 * time.Minute
+	p.deadlines.JobTimeout, p.listsSilent = 10*time.Minute, s.happens(0.5)
 	drawHosts(s, &p)
 	some := func(odds, most float64) float64 {
 		if !s.happens(odds) {
@@ -153,7 +155,7 @@ func drawJobs(s *scheduler, p *plan) {
 			j.tags = tagHuge
 		}
 		if s.happens(0.05) {
-			j.tags = "docker"
+			j.tags = tagDocker
 		}
 		p.jobs = append(p.jobs, j)
 	}

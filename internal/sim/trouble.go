@@ -82,6 +82,15 @@ func (w *world) driverTrip(silent bool) trip {
 	return t
 }
 
+// listTrip is a question to all hosts: some answer always.
+func (w *world) listTrip() trip {
+	t := w.driverTrip(false)
+	if w.plan.remote {
+		t.refuse = nil
+	}
+	return t
+}
+
 func (w *world) drawLife() life {
 	l := life{boot: w.between(500*time.Millisecond, 8*time.Second), graceful: w.happens(0.5)}
 	if !w.happens(w.faults.guest) {

@@ -111,7 +111,7 @@ func newWorld(o Options) *world {
 	for _, h := range w.plan.hosts {
 		w.fleet.hosts[h.Name] = &host{Host: h}
 	}
-	w.foreign = w.gitlab.AddRunner(firerunner.CredentialRequest{ProjectID: 1, Tags: "docker", Description: "firerunner other abc"}).ID
+	w.foreign = w.gitlab.AddRunner(firerunner.CredentialRequest{ProjectID: 1, Tags: tagDocker, Description: "firerunner other abc"}).ID
 	return w
 }
 
@@ -144,11 +144,28 @@ func (w *world) live() {
 func (w *world) becalm() {
 	w.say("calm")
 	w.faults, w.calm, w.crashIn = faults{}, true, 0
-	for _, j := range w.gitlab.order { // their users give up what cannot be had
-		if job := w.gitlab.jobs[j]; job.Tags == tagHuge || job.Tags == "docker" {
-			w.after(time.Minute, func() { w.cancel(job.ID) })
+	w.every(10*time.Second, w.giveUp)
+}
+
+// giveUp is users who have read that what they asked for cannot be had.
+func (w *world) giveUp() {
+	refused := w.refused()
+	for _, id := range w.gitlab.order {
+		if j := w.gitlab.jobs[id]; j.Tags == tagDocker || j.Tags == tagHuge && refused[id] {
+			w.cancel(id)
 		}
 	}
+}
+
+// refused are the jobs of which control said that they cannot be had.
+func (w *world) refused() map[int64]bool {
+	refused := map[int64]bool{}
+	for _, e := range w.log {
+		if e.Kind == firerunner.EventJobRefused {
+			refused[e.JobID] = true
+		}
+	}
+	return refused
 }
 
 func (w *world) every(d time.Duration, do func()) {
