@@ -35,8 +35,14 @@ type Config struct {
 	// StateDir holds all that outlives the process. Empty: /var/lib/firerunner for root, $XDG_STATE_HOME/firerunner
 	// for everybody else.
 	StateDir string `yaml:"state_dir" path:"yes"`
-	// Database is a URL, sqlite:///absolute/path. Empty: firerunner.db in StateDir.
+	// Database is a URL: sqlite:///absolute/path, or postgres://user@host:5432/name, from which Load takes the password. Empty:
+	// firerunner.db in StateDir.
 	Database string `yaml:"database"`
+	// DatabaseFile is a file that holds the URL, with its password.
+	DatabaseFile string `yaml:"database_file" path:"yes"`
+	// DatabasePassword is the password of PostgreSQL's user, where it is not in the URL.
+	DatabasePassword     firerunner.Secret `yaml:"database_password"`
+	DatabasePasswordFile string            `yaml:"database_password_file" path:"yes"`
 	// ShutdownGrace is how long running jobs may go on after SIGTERM.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace"`
 

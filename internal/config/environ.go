@@ -52,7 +52,7 @@ func (l *loader) flags(settings []string) {
 		for _, leaf := range leaves() {
 			if leaf.key == key {
 				found = true
-				if leaf.kind == typeSecret {
+				if leaf.kind == typeSecret || key == "database" && hidesPassword(value) {
 					l.add(Problem{
 						Source: sourceFlags, Key: key, Message: "a secret on the command line can be read by every user of the machine",
 						Hint: "use " + Variable(key) + " or " + key + fileSuffix,

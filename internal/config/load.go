@@ -26,6 +26,7 @@ func Load(s Sources) (*Config, error) {
 	l.environ(s.Environ)
 	l.flags(s.Flags)
 	l.secretFiles()
+	l.database()
 	l.config.Complete(s.Machine)
 	if readable { // else every key would be called missing
 		l.check(!s.WithoutGitLab)

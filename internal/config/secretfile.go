@@ -68,6 +68,10 @@ func (l *loader) secrets() []secret {
 
 // inlineSecrets reports secrets that stand in a file which everybody can read.
 func (l *loader) inlineSecrets(path string, mode fs.FileMode) {
+	if o := l.config.origins["database"]; o.source == path && hidesPassword(l.config.Database) {
+		l.add(l.config.at("database", "every user of the machine can read the password in it: the file's mode is %#o", mode.Perm()).
+			withHint("chmod 600 %s, or use database_password_file", path))
+	}
 	for _, s := range l.secrets() {
 		if o := l.config.origins[s.key]; o.source == path && o.line > 0 {
 			l.add(l.config.at(s.key, "every user of the machine can read this secret: the file's mode is %#o", mode.Perm()).

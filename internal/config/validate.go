@@ -176,13 +176,7 @@ func (k *checker) rest() {
 	if k.StateDir != "" && !filepath.IsAbs(k.StateDir) {
 		k.problem("state_dir", "%q is not an absolute path", short(k.StateDir)).Hint = "there is no home directory to take it from"
 	}
-	switch path, ok := strings.CutPrefix(k.Database, "sqlite://"); {
-	case k.Database == "": // Complete was not called
-	case strings.HasPrefix(k.Database, "postgres://") || strings.HasPrefix(k.Database, "postgresql://"):
-		k.problem("database", "this version has no PostgreSQL store").Hint = "sqlite:///absolute/path, or leave it out"
-	case !ok || !filepath.IsAbs(path) || strings.ContainsAny(path, "?#"):
-		k.problem("database", "%q is not a database", short(k.Database)).Hint = "sqlite:///absolute/path, or leave it out"
-	}
+	k.database()
 }
 
 func (k *checker) url(key, text string) {
