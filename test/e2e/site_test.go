@@ -2,11 +2,12 @@ package e2e
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,6 +32,7 @@ type options struct {
 	gitlab   func(*gitlabtest.Config)
 	files    map[string]string // in the repository
 	fleet    *fleet            // hosts that carry the microVMs; nil: this machine does
+	config   string            // more of the configuration file
 }
 
 // site is a GitLab with one project, and a FireRunner that serves it. Its methods are for the test's own goroutine.
@@ -64,7 +66,7 @@ func newSite(t *testing.T, o options) *site {
 	require.NoError(t, os.Chmod(dir, 0o711))
 	s := &site{t: t, dir: dir, settings: o.settings, webhooks: freePort(t), metrics: freePort(t)}
 	s.startGitLab(o)
-	s.writeConfig(max(o.slots, 1), o.fleet)
+	s.writeConfig(max(o.slots, 1), o.fleet, o.config)
 	s.observer = observe(s)
 	t.Cleanup(s.end)
 	s.start()
@@ -97,7 +99,7 @@ func (s *site) startGitLab(o options) {
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { require.NoError(s.t, s.gitlab.Close()) })
 	var key [32]byte
-	_, err = rand.Read(key[:])
+	_, err = crand.Read(key[:])
 	require.NoError(s.t, err)
 	s.signing = "whsec_" + base64.StdEncoding.EncodeToString(key[:])
 	s.token = s.gitlab.CreateToken("create_runner", "manage_runner", "read_api")
@@ -115,7 +117,7 @@ func (s *site) startGitLab(o options) {
 
 // writeConfig writes the configuration as an operator would. The sweep is so slow that it does nothing in a test that
 // does not ask for it, and every deadline so long that a busy machine does not meet it.
-func (s *site) writeConfig(slots int, hosts *fleet) {
+func (s *site) writeConfig(slots int, hosts *fleet, more string) {
 	require.NoError(s.t, os.WriteFile(filepath.Join(s.dir, "token"), []byte(s.token+"\n"), 0o600))
 	require.NoError(s.t, os.WriteFile(filepath.Join(s.dir, "signing"), []byte(s.signing+"\n"), 0o600))
 	text := fmt.Sprintf(`
@@ -130,6 +132,7 @@ sweep: {interval: 1h}
 log: {level: debug, format: json}
 shutdown_grace: 3m
 `, s.state(), s.webhooks, s.metrics, s.gitlab.URL(), guestGitLab, under.imageDir, under.accel, slots)
+	text += more
 	if hosts != nil {
 		text += hosts.config
 		hosts.gitlab = strings.TrimPrefix(s.gitlab.URL(), "http://")
@@ -228,13 +231,21 @@ func within(limit time.Duration, done func() bool) bool {
 	}
 }
 
-// freePort returns a port that was free a moment ago: a daemon that is started again needs the one it had.
+// freePort returns a port that a daemon can have, and have again when it is started again. It is below those that the
+// system gives to outgoing connections (32768 on Linux), any of which may be taken a moment later.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	for range 1000 {
+		port := 20000 + rand.IntN(12000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		require.NoError(t, l.Close())
+		return port
+	}
+	t.Fatal("no free port")
+	return 0
 }
 
 // tail is the end of a text, for the log of a test that failed.
