@@ -21,6 +21,7 @@ const (
 	good verdict = "ok"
 	warn verdict = "warn" // works, but not as it could
 	fail verdict = "fail" // does not work
+	skip verdict = "skip" // was not looked at: Found says what and why
 )
 
 // finding is one line of doctor's report.
@@ -37,7 +38,8 @@ type examination struct {
 	cfg    *config.Config
 	output func(ctx context.Context, program string, args ...string) ([]byte, error) // runs a program
 	find   func(program string) (path string, err error)
-	deep   bool // hosts make a microVM, too
+	deep   bool          // hosts make a microVM, too
+	resync time.Duration // how long is waited to learn hosts' resync period; 0: not at all
 }
 
 // check looks at one thing. It changes nothing outside of the state folder and ends within its context.
@@ -56,7 +58,7 @@ func (e *examination) checks() []check {
 		{"isolation", 30 * time.Second, e.isolation},
 		{"cpu and memory", 10 * time.Second, e.memory},
 		{"disk", 10 * time.Second, e.disk},
-		{"hosts", 10 * time.Minute, e.fleet},
+		{"hosts", 10*time.Minute + e.resync, e.fleet},
 		{"gitlab", time.Minute, e.gitlab},
 		{"clock", 30 * time.Second, e.clock},
 		{"webhook", 30 * time.Second, e.webhook},
@@ -66,26 +68,30 @@ func (e *examination) checks() []check {
 
 func newDoctorCommand(a *app) *cobra.Command {
 	var deep bool
+	var resync time.Duration
 	command := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check every prerequisite and say what to do",
 		Long: `Checks what FireRunner needs, by doing it where that is the only way to know: it
 boots a kernel to see whether KVM works, and asks GitLab with your token. Each
-finding is ok, warn or fail, with its cause and what to do.
+finding is ok, warn, fail, or skip (not looked at), with its cause and what to do.
 
 Exit status 1 if any check failed. It may run beside a daemon.`,
 		Example: `  firerunner doctor --config config.yaml
   firerunner doctor --json | jq '.checks[] | select(.verdict != "ok")'`,
 		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error { return a.doctor(command.Context(), deep) },
+		RunE: func(command *cobra.Command, _ []string) error {
+			return a.doctor(command.Context(), deep || resync > 0, resync)
+		},
 	}
-	command.Flags().BoolVar(&deep, "deep", false, "have each host with flintlockd make a microVM and remove it")
+	command.Flags().BoolVar(&deep, "deep", false, "have each host with flintlockd make a microVM whose guest calls FireRunner, and remove it")
+	command.Flags().DurationVar(&resync, "resync", 0, "with --deep: wait this long to learn how often flintlockd boots dead microVMs again")
 	return command
 }
 
-func (a *app) doctor(ctx context.Context, deep bool) error {
+func (a *app) doctor(ctx context.Context, deep bool, resync time.Duration) error {
 	cfg, err := a.load(false)
-	e := examination{app: a, cfg: cfg, output: output, find: exec.LookPath, deep: deep}
+	e := examination{app: a, cfg: cfg, output: output, find: exec.LookPath, deep: deep, resync: resync}
 	found := configuration(a.file(), cfg.Warnings(), err)
 	if !a.json {
 		a.show(found...)

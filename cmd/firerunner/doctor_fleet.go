@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/config"
@@ -14,8 +15,8 @@ import (
 )
 
 // fleet looks at every host that runs flintlockd: is it reached, does it take our token, does it speak our API, and are
-// the images there that it would pull? With --deep each makes a microVM, too. What cannot be seen from here is said:
-// the host's clock, its resync period, its bridge.
+// the images there that it would pull? With --deep each makes a microVM too, whose guest has to call: see probe. Hosts are
+// looked at together, and told of in their order.
 func (e *examination) fleet(ctx context.Context) []finding {
 	if e.cfg.Driver != config.DriverFlintlock {
 		return nil
@@ -26,16 +27,33 @@ func (e *examination) fleet(ctx context.Context) []finding {
 			Verdict: warn, Found: "guests are not told where to call", Remedy: "set guest.public_address, or guest_address for each host",
 		})
 	}
-	for _, h := range fleet(e.cfg) {
-		found = append(found, e.host(ctx, h)...)
+	hosts := fleet(e.cfg)
+	if len(hosts) == 0 {
+		return append(found, finding{Verdict: fail, Found: "there is no host", Remedy: "list them below hosts, or set flintlock.endpoint"})
 	}
-	if len(found) == 0 {
-		return []finding{{Verdict: fail, Found: "there is no host", Remedy: "list them below hosts, or set flintlock.endpoint"}}
+	var desk *probeDesk
+	if e.deep {
+		var trouble []finding
+		desk, trouble = e.openProbeDesk(ctx)
+		found = append(found, trouble...)
+		defer desk.close()
+	} else {
+		found = append(found, finding{
+			Verdict: skip, Found: "whether guests start and reach FireRunner (bridge, address, firewall), hosts' clocks and resync periods: flintlockd's API does not tell",
+			Remedy: "firerunner doctor --deep",
+		})
 	}
-	return found
+	of := make([][]finding, len(hosts))
+	var looking sync.WaitGroup
+	for i, h := range hosts {
+		looking.Go(func() { of[i] = e.host(ctx, desk, h) })
+	}
+	looking.Wait()
+	return append(found, slices.Concat(of...)...)
 }
 
-func (e *examination) host(ctx context.Context, h flintlock.Host) []finding {
+// host looks at one; desk is nil unless it is to make microVMs.
+func (e *examination) host(ctx context.Context, desk *probeDesk, h flintlock.Host) []finding {
 	x, err := flintlock.Examine(flintlock.Config{CallTimeout: e.cfg.Flintlock.ProbeTimeout}, h)
 	if err != nil {
 		return []finding{failing(err, "correct the host in the configuration")}
@@ -45,11 +63,6 @@ func (e *examination) host(ctx context.Context, h flintlock.Host) []finding {
 		return []finding{failing(err, "is flintlockd running there?")}
 	}
 	found := []finding{{Verdict: good, Found: fmt.Sprintf("%s (%s) answers and takes our token", h.Name, h.Endpoint)}}
-	if h.TLS.Insecure {
-		found = append(found, finding{
-			Verdict: warn, Found: h.Name + ": tokens cross the network in clear", Remedy: "give flintlockd a certificate (docs/FLINTLOCK.md), and remove insecure",
-		})
-	}
 	switch names, ok, err := x.Services(ctx); {
 	case err != nil:
 		found = append(found, finding{Verdict: warn, Found: fmt.Sprintf("%s: its API is not known: %v", h.Name, err), Remedy: firerunner.HintOf(err)})
@@ -60,11 +73,12 @@ func (e *examination) host(ctx context.Context, h flintlock.Host) []finding {
 	default:
 		found = append(found, finding{Verdict: good, Found: h.Name + " speaks microvm.services.api.v1alpha1"})
 	}
-	return append(found, e.pulled(ctx, x, h.Name)...)
+	return append(found, e.pulled(ctx, x, desk, h)...)
 }
 
 // pulled looks for what a host would pull for each image, as the host does: without credentials.
-func (e *examination) pulled(ctx context.Context, x *flintlock.Examination, host string) []finding {
+func (e *examination) pulled(ctx context.Context, x *flintlock.Examination, desk *probeDesk, h flintlock.Host) []finding {
+	host := h.Name
 	var found []finding
 	d := daemon{cfg: daemonConfig{Config: e.cfg}, images: &image.Store{Dir: e.cfg.Image.Dir}}
 	d.hosts.Store(e.cfg)
@@ -101,18 +115,13 @@ func (e *examination) pulled(ctx context.Context, x *flintlock.Examination, host
 		default:
 			found = append(found, finding{Verdict: good, Found: fmt.Sprintf("%s: image %s can be pulled without credentials", host, p.Image)})
 		}
-		if e.deep {
-			found = append(found, made(ctx, x, host, img))
+		if desk != nil {
+			resync := e.resync
+			if len(seen) > 1 { // it is the host's, and was measured with the first image
+				resync = 0
+			}
+			found = append(found, e.probe(ctx, x, desk, h, img, resync)...)
 		}
 	}
 	return found
-}
-
-// made has the host make a microVM and remove it.
-func made(ctx context.Context, x *flintlock.Examination, host string, img firerunner.Image) finding {
-	took, err := x.Make(ctx, img)
-	if err != nil {
-		return failing(err, "flintlockd's log on "+host+" says why")
-	}
-	return finding{Verdict: good, Found: fmt.Sprintf("%s made a microVM of image %s in %v and removed it", host, img.Name, took.Round(time.Millisecond))}
 }

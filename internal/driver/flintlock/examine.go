@@ -2,13 +2,9 @@ package flintlock
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	reflection "google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -78,56 +74,6 @@ func (x *Examination) Images(image firerunner.Image) []string {
 	refs := []string{oci.Kernel, oci.Initrd, oci.RootFS}
 	slices.Sort(refs)
 	return slices.DeleteFunc(slices.Compact(refs), func(ref string) bool { return ref == "" })
-}
-
-// Make makes the smallest microVM of an image, waits until the host says that its process was started, and removes it,
-// whatever came of it. It is in a namespace of its own, so that no daemon takes it for one of its. Nobody waits for its
-// guest: that the host pulls, has a disk and a bridge and starts the microVM is what is learnt.
-func (x *Examination) Make(ctx context.Context, image firerunner.Image) (took time.Duration, err error) {
-	var random [4]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return 0, err
-	}
-	cfg := x.cfg
-	cfg.Namespace = "fr-doctor"
-	cfg.GuestURL, cfg.GuestFingerprint = "192.0.2.1:1", "sha256:"+strings.Repeat("0", 64) // nobody's: it is never asked
-	spec := firerunner.MicroVMSpec{
-		ID: "doctor-" + hex.EncodeToString(random[:]), Host: x.daemon.Name, Image: image,
-		Size: firerunner.Size{VCPUs: 1, MemoryMiB: minMemoryMiB}, Deadline: cfg.Now().Add(time.Hour),
-	}
-	request, err := cfg.request(x.daemon.Host, spec, firerunner.Secret(hex.EncodeToString(random[:])))
-	if err == nil {
-		err = rules{stateDir: x.daemon.stateDir(), tags: cfg.AllowTags}.validate(request)
-	}
-	if err != nil {
-		return 0, err
-	}
-	began := time.Now()
-	uid, err := x.daemon.create(ctx, request)
-	if err != nil {
-		return 0, x.daemon.fault(err, "making a microVM")
-	}
-	err = x.until(ctx, uid, "making a microVM", func(vm *types.MicroVM, there bool) (bool, error) {
-		s := vm.GetStatus()
-		switch {
-		case !there:
-			return false, fmt.Errorf("somebody else removed it")
-		case s.GetState() == types.MicroVMStatus_FAILED || s.GetRetry() > 0:
-			return false, fmt.Errorf("the host could not make it, and would try again")
-		}
-		return s.GetState() == types.MicroVMStatus_CREATED, nil
-	})
-	took = time.Since(began)
-	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.cfg.DestroyTimeout)
-	defer cancel()
-	if removeErr := x.daemon.remove(clean, uid); removeErr != nil {
-		return took, x.daemon.fault(removeErr, "removing the microVM "+uid+" of the examination")
-	}
-	gone := x.until(clean, uid, "removing the microVM "+uid+" of the examination", func(_ *types.MicroVM, there bool) (bool, error) { return !there, nil })
-	if err == nil {
-		err = gone
-	}
-	return took, err
 }
 
 // until looks at a microVM again and again.

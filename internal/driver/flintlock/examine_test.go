@@ -35,8 +35,12 @@ func TestExamine(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok, names)
 	require.Equal(t, []string{image.OCI.Kernel, image.OCI.RootFS}, x.Images(image))
-	_, err = x.Make(ctx, image)
+	trial, err := x.Try(ctx, TrialSpec{ID: "doctor-1", Image: image})
 	require.NoError(t, err)
+	require.Positive(t, trial.Took)
+	require.Len(t, srv.VMs(), 1)
+	require.Equal(t, "fr-doctor", srv.VMs()[0].Namespace)
+	require.NoError(t, trial.Remove(ctx))
 	require.Empty(t, srv.VMs(), "nothing is left")
 	require.Equal(t, 1, srv.Counters().Boots)
 
@@ -44,20 +48,22 @@ func TestExamine(t *testing.T) {
 	require.Equal(t, firerunner.Unauthorized, firerunner.CodeOf(wrong.Alive(ctx)))
 	_, _, err = wrong.Services(ctx)
 	require.Equal(t, firerunner.Unauthorized, firerunner.CodeOf(err))
-	_, err = wrong.Make(ctx, image)
+	_, err = wrong.Try(ctx, TrialSpec{ID: "doctor-2", Image: image})
 	require.Equal(t, firerunner.Unauthorized, firerunner.CodeOf(err))
 
 	// What the host cannot make is removed all the same.
 	_, err = srv.AddFault(flintlocktest.Fault{Action: flintlocktest.FaultPullError, Image: "registry.example.com/"})
 	require.NoError(t, err)
-	_, err = x.Make(ctx, image)
+	_, err = x.Try(ctx, TrialSpec{ID: "doctor-3", Image: image})
 	require.ErrorContains(t, err, "the host could not make it")
 	require.NotEmpty(t, firerunner.HintOf(err))
 	require.Eventually(t, func() bool { return len(srv.VMs()) == 0 || srv.VMs()[0].State == "DELETING" }, within, 10*time.Millisecond)
 
 	// Nothing hazardous is sent, here as anywhere.
-	_, err = x.Make(ctx, firerunner.Image{Name: "nothing"})
-	require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err))
+	for _, spec := range []TrialSpec{{ID: "doctor-4", Image: firerunner.Image{Name: "nothing"}}, {ID: "a/b", Image: image}} {
+		_, err = x.Try(ctx, spec)
+		require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err))
+	}
 
 	srv.StopDaemon()
 	require.Equal(t, firerunner.Unavailable, firerunner.CodeOf(x.Alive(ctx)))
