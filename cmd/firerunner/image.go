@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,10 +41,33 @@ type imageResult struct {
 	Agent     string    `json:"agent"`
 	BuiltAt   time.Time `json:"built_at"`
 	SizeBytes int64     `json:"size_bytes"`
+	Suite     string    `json:"suite"`          // of the system, or only of the kernel if there is From
+	From      string    `json:"from,omitempty"` // container image, by digest
+	Packages  []string  `json:"packages"`       // that were asked for, by whatever way
+	Scripts   []string  `json:"run,omitempty"`
+	SSHD      bool      `json:"sshd"`
+	NoAgent   bool      `json:"no_agent"`
 }
 
-func newImageResult(i firerunner.Image) imageResult {
-	return imageResult{i.Name, i.Digest, i.Runner, i.Agent, i.BuiltAt, i.SizeBytes}
+func newImageResult(ctx context.Context, images *image.Store, i firerunner.Image) (imageResult, error) {
+	m, err := images.Inspect(ctx, i.Digest)
+	r := imageResult{
+		Name: i.Name, Digest: i.Digest, Runner: i.Runner, Agent: i.Agent, BuiltAt: i.BuiltAt, SizeBytes: i.SizeBytes,
+		Suite: m.Recipe.Suite, From: m.From, Packages: append([]string{}, m.Recipe.Packages...), SSHD: m.Recipe.SSHD, NoAgent: m.Recipe.NoAgent,
+	}
+	for _, s := range m.Recipe.Scripts {
+		r.Scripts = append(r.Scripts, s.Name)
+	}
+	return r, err
+}
+
+// system is where an image's system is from, as people read it.
+func (r imageResult) system() string {
+	if r.From == "" {
+		return r.Suite
+	}
+	name, digest, _ := strings.Cut(r.From, "@")
+	return name + "@" + shortDigest(digest)
 }
 
 func newImageListCommand(a *app) *cobra.Command {
@@ -62,7 +87,14 @@ func newImageListCommand(a *app) *cobra.Command {
 			}
 			results := make([]imageResult, 0, len(found))
 			for _, i := range found {
-				results = append(results, newImageResult(i))
+				r, err := newImageResult(command.Context(), images, i)
+				if firerunner.CodeOf(err) == firerunner.NotFound {
+					continue // removed a moment ago
+				}
+				if err != nil {
+					return err
+				}
+				results = append(results, r)
 			}
 			return a.print(results, func(w io.Writer) error {
 				if len(results) == 0 {
@@ -70,14 +102,10 @@ func newImageListCommand(a *app) *cobra.Command {
 					return nil
 				}
 				table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(table, "NAME\tDIGEST\tGITLAB-RUNNER\tAGENT\tBUILT\tSIZE")
+				fmt.Fprintln(table, "NAME\tDIGEST\tGITLAB-RUNNER\tAGENT\tBUILT\tSIZE\tSYSTEM")
 				for _, r := range results {
-					name := r.Name
-					if name == "" {
-						name = "-"
-					}
-					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", name, shortDigest(r.Digest), r.Runner, r.Agent,
-						r.BuiltAt.Local().Format(time.DateTime), megabytes(r.SizeBytes))
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(r.Name, "-"), shortDigest(r.Digest), cmp.Or(r.Runner, "-"),
+						cmp.Or(r.Agent, "-"), r.BuiltAt.Local().Format(time.DateTime), megabytes(r.SizeBytes), r.system())
 				}
 				return table.Flush()
 			})
@@ -121,12 +149,24 @@ func printManifest(w io.Writer, m image.Manifest, verified bool) error {
 	}
 	fmt.Fprintf(table, "built\t%s\n", m.BuiltAt.Local().Format(time.RFC3339))
 	fmt.Fprintf(table, "size\t%s\n", megabytes(m.SizeBytes))
-	fmt.Fprintf(table, "suite\t%s\n", m.Recipe.Suite)
+	if m.From != "" {
+		fmt.Fprintf(table, "from\t%s\n", m.From)
+	} else {
+		fmt.Fprintf(table, "suite\t%s\n", m.Recipe.Suite)
+	}
 	fmt.Fprintf(table, "kernel\t%s\n", m.KernelVersion)
-	fmt.Fprintf(table, "gitlab-runner\t%s (sha256 %s)\n", m.RunnerVersion, m.RunnerSHA256)
-	fmt.Fprintf(table, "agent\t%s (sha256 %s)\n", m.AgentVersion, m.AgentSHA256)
+	if m.Recipe.NoAgent {
+		fmt.Fprintf(table, "agent\tnone: the system's own init starts\n")
+	} else {
+		fmt.Fprintf(table, "gitlab-runner\t%s (sha256 %s)\n", m.RunnerVersion, m.RunnerSHA256)
+		fmt.Fprintf(table, "agent\t%s (sha256 %s)\n", m.AgentVersion, m.AgentSHA256)
+	}
 	fmt.Fprintf(table, "sudo\t%t\n", m.Recipe.Sudo)
-	fmt.Fprintf(table, "packages\t%d: %s, ...\n", len(m.Packages), strings.Join(m.Recipe.Packages, ", "))
+	fmt.Fprintf(table, "sshd\t%t\n", m.Recipe.SSHD)
+	fmt.Fprintf(table, "packages\t%d; asked for: %s\n", len(m.Packages), cmp.Or(strings.Join(m.Recipe.Packages, ", "), "none"))
+	for _, s := range m.Recipe.Scripts {
+		fmt.Fprintf(table, "run\t%s (sha256 %s)\n", s.Name, s.SHA256)
+	}
 	return table.Flush()
 }
 

@@ -135,12 +135,16 @@ func (a *app) buildImage(command *cobra.Command, b imageBuild) error {
 	if err != nil {
 		return err
 	}
-	builder := image.Builder{Store: &image.Store{Dir: cfg.Image.Dir}, Registry: registry, Inside: []string{"image", insideCommand}}
+	images := &image.Store{Dir: cfg.Image.Dir}
+	builder := image.Builder{Store: images, Registry: registry, Inside: []string{"image", insideCommand}}
 	built, err := builder.Build(command.Context(), recipe, a.imageProgress())
 	if err != nil {
 		return err
 	}
-	result := newImageResult(built)
+	result, err := newImageResult(command.Context(), images, built)
+	if err != nil {
+		return err
+	}
 	return a.print(result, func(w io.Writer) error {
 		runner := "gitlab-runner " + result.Runner
 		if result.Agent == "" {
@@ -159,7 +163,13 @@ func newImageInsideCommand() *cobra.Command {
 		Use:                insideCommand,
 		Hidden:             true,
 		DisableFlagParsing: true,
-		RunE:               func(_ *cobra.Command, args []string) error { os.Exit(image.Inside(args)); return nil },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if os.Getpid() != 1 {
+				return firerunner.Errorf(firerunner.Invalid, "this is only for the sandbox of an image build")
+			}
+			os.Exit(image.Inside(args))
+			return nil
+		},
 	}
 }
 

@@ -108,11 +108,16 @@ same digest; anything else is refused. Interrupted, it leaves nothing half-made.
 			if err != nil {
 				return err
 			}
-			pulled, err := registry.Pull(command.Context(), &image.Store{Dir: cfg.Image.Dir}, args[0], as, a.imageProgress())
+			images := &image.Store{Dir: cfg.Image.Dir}
+			pulled, err := registry.Pull(command.Context(), images, args[0], as, a.imageProgress())
 			if err != nil {
 				return err
 			}
-			result := pullResult{newImageResult(pulled.Image), pulled.From}
+			pulledImage, err := newImageResult(command.Context(), images, pulled.Image)
+			if err != nil {
+				return err
+			}
+			result := pullResult{pulledImage, pulled.From}
 			return a.print(result, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "image %s is %s, from %s\n", result.Name, shortDigest(result.Digest), result.From)
 				return err
