@@ -108,7 +108,8 @@ func (p *product) prepare(dir string) error {
 		return err
 	}
 	p.daemon = filepath.Join(dir, "firerunner")
-	if err := command(root, nil, "go", "build", "-race", "-gcflags=modernc.org/sqlite/lib=-d=checkptr=0 -race=false", "-cover", "-covermode=atomic", "-coverpkg=./...",
+	if err := command(root, nil, "go", "build", "-race", "-gcflags=modernc.org/sqlite/lib=-d=checkptr=0 -race=false",
+		"-gcflags=compress/flate=-race=false", "-cover", "-covermode=atomic", "-coverpkg=./...",
 		"-o", p.daemon, "./cmd/firerunner"); err != nil {
 		return err
 	}
