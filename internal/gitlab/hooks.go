@@ -35,14 +35,18 @@ func (c *Client) Hooks(ctx context.Context, project string) ([]Hook, error) {
 		if h == nil {
 			continue
 		}
-		hook := Hook{
-			ID: h.ID, URL: h.URL, JobEvents: h.JobEvents, Token: h.TokenPresent, Signed: h.SigningTokenPresent,
-			Template: h.CustomWebhookTemplate != "", AlertStatus: h.AlertStatus,
-		}
-		if h.DisabledUntil != nil {
-			hook.DisabledUntil = *h.DisabledUntil
-		}
-		hooks = append(hooks, hook)
+		hooks = append(hooks, hookFrom(h))
 	}
 	return hooks, nil
+}
+
+func hookFrom(h *gl.ProjectHook) Hook {
+	hook := Hook{
+		ID: h.ID, URL: h.URL, JobEvents: h.JobEvents, Token: h.TokenPresent, Signed: h.SigningTokenPresent,
+		Template: h.CustomWebhookTemplate != "", AlertStatus: h.AlertStatus,
+	}
+	if h.DisabledUntil != nil {
+		hook.DisabledUntil = *h.DisabledUntil
+	}
+	return hook
 }

@@ -1,6 +1,8 @@
 package gitlab
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -40,4 +42,42 @@ func TestHooks_Disabled(t *testing.T) {
 		ID: 5, URL: "http://x/webhook", JobEvents: true, Signed: true, Template: true, AlertStatus: "temporarily_disabled",
 		DisabledUntil: time.Date(2026, 11, 23, 8, 25, 24, 0, time.UTC),
 	}}, hooks)
+}
+
+func TestHooksEdit_Emulator_OK(t *testing.T) {
+	t.Parallel()
+	srv, project, _ := emulator(t)
+	got := make(chan struct{}, 16)
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { got <- struct{}{} }))
+	t.Cleanup(receiver.Close)
+	c := newClient(t, srv.URL(), func(cfg *Config) { cfg.Token = StaticToken(firerunner.Secret(srv.CreateToken("api"))) })
+	const signing = "whsec_dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
+	made, err := c.CreateHook(t.Context(), "group/app", HookSettings{URL: "http://old.example.com/webhook", Token: "hush"})
+	require.NoError(t, err)
+	require.Equal(t, Hook{ID: made.ID, URL: "http://old.example.com/webhook", JobEvents: true, Token: true, AlertStatus: "executable"}, made)
+	require.False(t, srv.Hooks(project.ID)[0].PushEvents)
+	changed, err := c.UpdateHook(t.Context(), "group/app", made.ID, HookSettings{URL: receiver.URL, Token: "hush", SigningToken: signing})
+	require.NoError(t, err)
+	require.Equal(t, Hook{ID: made.ID, URL: receiver.URL, JobEvents: true, Token: true, Signed: true, AlertStatus: "executable"}, changed)
+	require.Equal(t, "hush", srv.Hooks(project.ID)[0].Token)
+	require.NoError(t, c.TestHook(t.Context(), "group/app", made.ID))
+	<-got
+
+	_, err = c.UpdateHook(t.Context(), "group/app", 999999, HookSettings{URL: receiver.URL})
+	require.Equal(t, firerunner.NotFound, firerunner.CodeOf(err))
+	_, err = c.CreateHook(t.Context(), "group/app", HookSettings{URL: "ftp://x"})
+	require.Equal(t, firerunner.Invalid, firerunner.CodeOf(err))
+	weak := newClient(t, srv.URL(), func(cfg *Config) { cfg.Token = StaticToken(firerunner.Secret(srv.CreateToken("read_api"))) })
+	_, err = weak.CreateHook(t.Context(), "group/app", HookSettings{URL: receiver.URL})
+	require.Equal(t, firerunner.Unauthorized, firerunner.CodeOf(err))
+	require.NotContains(t, err.Error(), "hush")
+	require.Len(t, srv.Hooks(project.ID), 1)
+}
+
+func TestHooksEdit_ErrAnswer(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, text(201, `{"id":0}`))
+	_, err := newClient(t, s.URL).CreateHook(t.Context(), "1", HookSettings{URL: "http://x"})
+	require.Equal(t, firerunner.Unavailable, firerunner.CodeOf(err))
+	require.ErrorContains(t, err, "not a webhook")
 }

@@ -15,6 +15,8 @@ type Hook struct {
 	Token        string // sent as X-Gitlab-Token; never readable through the API
 	SigningToken string // whsec_...; never readable through the API
 	JobEvents    bool
+	PushEvents   bool   // only told, never sent
+	Template     string // of the body; only told: bodies are GitLab's own
 	Name         string
 	Description  string
 	CreatedAt    time.Time

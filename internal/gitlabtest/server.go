@@ -35,6 +35,8 @@ type Config struct {
 	// AutoDisableHooks switches a failing hook off after 4 failures in a row, as GitLab.com does.
 	// Self-Managed has this off by default, and so has the emulator.
 	AutoDisableHooks bool
+	// IgnoreSigningTokens ignores a hook's signing_token in silence, as GitLab before 19.0 does.
+	IgnoreSigningTokens bool
 	// HookResendsPerMinute limits test and resend requests; default 5, negative is no limit.
 	HookResendsPerMinute int
 	// JobTimeout is the timeout of a job that names none; default 1 h.
