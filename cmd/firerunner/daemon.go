@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +21,6 @@ import (
 	"github.com/firerunner/firerunner/internal/image"
 	"github.com/firerunner/firerunner/internal/intake"
 	"github.com/firerunner/firerunner/internal/queue"
-	"github.com/firerunner/firerunner/internal/store/sqlite"
 	"github.com/firerunner/firerunner/internal/telemetry"
 )
 
@@ -43,30 +40,29 @@ type daemonConfig struct {
 
 // daemon is every part of FireRunner, wired together: the only place where the rooms meet.
 type daemon struct {
-	cfg      daemonConfig
-	log      *slog.Logger
-	store    *sqlite.Store
-	queue    *queue.Queue
-	enqueuer *queue.Enqueuer
-	gitlab   *gitlab.Client
-	driver   firerunner.Driver
-	fleet    *flintlock.Driver // the same, where hosts run flintlockd
-	images   *image.Store
-	control  *control.Control
-	metrics  *telemetry.Metrics
+	cfg     daemonConfig
+	log     *slog.Logger
+	store   *openedStore
+	queue   *queue.Queue
+	gitlab  *gitlab.Client
+	driver  firerunner.Driver
+	fleet   *flintlock.Driver // the same, where hosts run flintlockd
+	images  *image.Store
+	control *control.Control
+	metrics *telemetry.Metrics
 
 	hosts         atomic.Pointer[config.Config] // the configuration as far as hosts go: it is read again at SIGHUP
 	guests        *guest.Endpoint               // nil: the driver has a channel of its own into its guests
 	guestListener net.Listener
 
 	webhooks, metricsServer *server
-	failed                  chan error // a listener that broke
+	failed                  chan error // a listener that broke, or the database was lost to another
 	closers                 []func()   // in order of opening
 }
 
 // openDaemon opens and wires everything but starts nothing. On an error it has closed again what it opened.
 func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
-	d := &daemon{cfg: cfg, log: cfg.Logger, failed: make(chan error, 3)}
+	d := &daemon{cfg: cfg, log: cfg.Logger, failed: make(chan error, 4)}
 	d.hosts.Store(cfg.Config)
 	defer func() {
 		if err != nil {
@@ -100,20 +96,14 @@ func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
 
 // openStore holds the database for this process alone and opens it, with the queue's tables in it.
 func (d *daemon) openStore(ctx context.Context) error {
-	path := strings.TrimPrefix(d.cfg.Database, "sqlite://")
-	release, err := sqlite.Hold(path)
+	db := databaseOf(d.cfg.Config, d.log)
+	db.committed = d.metrics.Record
+	release, err := db.hold(ctx, d.failed)
 	if err != nil {
 		return err
 	}
 	d.onClose(release)
-	if d.enqueuer, err = queue.NewEnqueuer(); err != nil {
-		return err
-	}
-	d.store, err = sqlite.Open(ctx, sqlite.Config{
-		Path: path, Enqueue: d.enqueuer.Enqueue, Enqueued: d.enqueuer.Wake,
-		Migrate: []func(context.Context, *sql.DB) error{queue.Migrate}, Committed: d.metrics.Record, Logger: d.log,
-	})
-	if err != nil {
+	if d.store, err = db.open(ctx); err != nil {
 		return err
 	}
 	d.onClose(func() { d.logError("closing the store", d.store.Close()) })
@@ -160,9 +150,8 @@ func (d *daemon) openControl(ctx context.Context, installation string) error {
 	if err != nil {
 		return err
 	}
-	d.queue, err = queue.New(queue.Config{
-		DB: d.store.DB(), Enqueuer: d.enqueuer, Steps: d.control.Steps(),
-		Concurrency: min(d.cfg.TotalSlots(), mostSteps) + spareSteps, Sole: true, Logger: d.log,
+	d.queue, err = d.store.queue(queue.Config{
+		Steps: d.control.Steps(), Concurrency: min(d.cfg.TotalSlots(), mostSteps) + spareSteps, Sole: true, Logger: d.log,
 	})
 	return err
 }

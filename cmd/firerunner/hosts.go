@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/firerunner/firerunner"
-	"github.com/firerunner/firerunner/internal/store/sqlite"
 )
 
 func newHostsCommand(a *app) *cobra.Command {
@@ -39,7 +37,7 @@ func newHostsListCommand(a *app) *cobra.Command {
 		Short: "Show what each host carries, and whether it takes work",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return a.withStore(command.Context(), func(ctx context.Context, store *sqlite.Store) error {
+			return a.withStore(command.Context(), func(ctx context.Context, store firerunner.Store) error {
 				all, err := hostViews(ctx, store)
 				if err != nil {
 					return err
@@ -58,7 +56,7 @@ func newHostsDrainCommand(a *app) *cobra.Command {
 		Short: "Give a host no new work; what runs there goes on",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			return a.withStore(command.Context(), func(ctx context.Context, store *sqlite.Store) error {
+			return a.withStore(command.Context(), func(ctx context.Context, store firerunner.Store) error {
 				if err := setDraining(ctx, store, args[0], true); err != nil {
 					return err
 				}
@@ -86,7 +84,7 @@ func newHostsAcceptCommand(a *app) *cobra.Command {
 		Short: "Let a host that drains take work again",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			return a.withStore(command.Context(), func(ctx context.Context, store *sqlite.Store) error {
+			return a.withStore(command.Context(), func(ctx context.Context, store firerunner.Store) error {
 				if err := setDraining(ctx, store, args[0], false); err != nil {
 					return err
 				}
@@ -104,7 +102,7 @@ func newHostsRemoveCommand(a *app) *cobra.Command {
 configuration comes back with the next start of "firerunner serve".`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			return a.withStore(command.Context(), func(ctx context.Context, store *sqlite.Store) error {
+			return a.withStore(command.Context(), func(ctx context.Context, store firerunner.Store) error {
 				if err := removeHost(ctx, store, args[0]); err != nil {
 					return err
 				}
@@ -119,17 +117,16 @@ configuration comes back with the next start of "firerunner serve".`,
 }
 
 // withStore opens the database that the daemon serves, without holding it. There must be one already.
-func (a *app) withStore(ctx context.Context, do func(ctx context.Context, store *sqlite.Store) error) error {
+func (a *app) withStore(ctx context.Context, do func(ctx context.Context, store firerunner.Store) error) error {
 	cfg, err := a.load(true)
 	if err != nil {
 		return err
 	}
-	path := strings.TrimPrefix(cfg.Database, "sqlite://")
-	if _, err := os.Stat(path); err != nil {
-		return firerunner.Errorf(firerunner.NotFound, "there is no database at %s", path).
-			WithHint(`"firerunner serve" makes it; is this its configuration, and its user?`)
+	db := databaseOf(cfg, slog.New(slog.DiscardHandler))
+	if err := db.there(ctx); err != nil {
+		return err
 	}
-	store, err := sqlite.Open(ctx, sqlite.Config{Path: path, Logger: slog.New(slog.DiscardHandler)})
+	store, err := db.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -156,7 +153,7 @@ type hostView struct {
 	SeenAt    *time.Time `json:"seen_at,omitempty"`
 }
 
-func hostViews(ctx context.Context, store *sqlite.Store) ([]hostView, error) {
+func hostViews(ctx context.Context, store firerunner.Store) ([]hostView, error) {
 	hosts, err := store.Hosts(ctx)
 	if err != nil {
 		return nil, err
@@ -209,7 +206,7 @@ func printHosts(w io.Writer, all []hostView) error {
 }
 
 // printHost shows one host after a change.
-func (a *app) printHost(ctx context.Context, store *sqlite.Store, name string) error {
+func (a *app) printHost(ctx context.Context, store firerunner.Store, name string) error {
 	v, err := hostViewOf(ctx, store, name)
 	if err != nil {
 		return err
@@ -220,7 +217,7 @@ func (a *app) printHost(ctx context.Context, store *sqlite.Store, name string) e
 	})
 }
 
-func hostViewOf(ctx context.Context, store *sqlite.Store, name string) (hostView, error) {
+func hostViewOf(ctx context.Context, store firerunner.Store, name string) (hostView, error) {
 	all, err := hostViews(ctx, store)
 	if err != nil {
 		return hostView{}, err
@@ -238,7 +235,7 @@ func noHost(name string) error {
 }
 
 // setDraining changes what an operator wants of a host. Twice is the same.
-func setDraining(ctx context.Context, store *sqlite.Store, name string, draining bool) error {
+func setDraining(ctx context.Context, store firerunner.Store, name string, draining bool) error {
 	return store.Update(ctx, func(tx firerunner.Tx) error {
 		hosts, err := tx.Hosts(ctx)
 		if err != nil {
@@ -261,7 +258,7 @@ func setDraining(ctx context.Context, store *sqlite.Store, name string, draining
 	})
 }
 
-func removeHost(ctx context.Context, store *sqlite.Store, name string) error {
+func removeHost(ctx context.Context, store firerunner.Store, name string) error {
 	return store.Update(ctx, func(tx firerunner.Tx) error {
 		switch err := tx.RemoveHost(ctx, name); firerunner.CodeOf(err) {
 		case "":
@@ -282,7 +279,7 @@ func operatorEvent(host, message string) firerunner.Event {
 }
 
 // awaitEmpty waits until nothing is left on a host and says how much is.
-func (a *app) awaitEmpty(ctx context.Context, store *sqlite.Store, name string, timeout time.Duration) error {
+func (a *app) awaitEmpty(ctx context.Context, store firerunner.Store, name string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	tick := time.NewTicker(500 * time.Millisecond)

@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
-	"strings"
+	"log/slog"
 
 	"github.com/firerunner/firerunner"
-	"github.com/firerunner/firerunner/internal/store/sqlite"
 )
 
 // usedImages returns the digests that runners which still live boot from. A machine that has never served has no
@@ -15,11 +14,13 @@ func (a *app) usedImages(ctx context.Context) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := strings.TrimPrefix(cfg.Database, "sqlite://")
-	if !exists(path) {
+	db := databaseOf(cfg, slog.New(slog.DiscardHandler))
+	if err := db.there(ctx); firerunner.CodeOf(err) == firerunner.NotFound {
 		return nil, nil
+	} else if err != nil {
+		return nil, err
 	}
-	store, err := sqlite.Open(ctx, sqlite.Config{Path: path})
+	store, err := db.open(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func firerunnerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for _, name := range []string{
 		"FIRERUNNER_STATE_DIR", "FIRERUNNER_GITLAB_TOKEN", "FIRERUNNER_GITLAB_TOKEN_FILE", "FIRERUNNER_GITLAB_TOKN",
-		"FIRERUNNER_GITLAB_URL", "FIRERUNNER_LOG_LEVEL", "FIRERUNNER_IMAGE_DIR", "FIRERUNNER_GITLAB_WEBHOOK_SECRET",
+		"FIRERUNNER_GITLAB_URL", "FIRERUNNER_LOG_LEVEL", "FIRERUNNER_IMAGE_DIR", "FIRERUNNER_GITLAB_WEBHOOK_SECRET", "FIRERUNNER_DATABASE",
 	} {
 		if value := ts.Getenv(name); value != "" {
 			environ = append(environ, name+"="+value)

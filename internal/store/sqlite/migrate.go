@@ -38,7 +38,11 @@ func migrate(ctx context.Context, config Config, db *sql.DB) error {
 		return wrap(err, "read the version of %s", config.Path)
 	}
 	sources := provider.ListSources()
-	if newest := sources[len(sources)-1].Version; before > newest {
+	switch newest := sources[len(sources)-1].Version; {
+	case before == newest+1: // its statements leave ours working: docs/OPERATIONS.md
+		config.Logger.WarnContext(ctx, "the tables are one version newer than this program", slog.Int64("version", before))
+		return nil
+	case before > newest:
 		return firerunner.Errorf(firerunner.Conflict,
 			"open store: %s has version %d and this program knows versions up to %d", config.Path, before, newest).
 			WithHint("a newer FireRunner wrote it: run that one, or restore the copy that was made before the upgrade")

@@ -128,6 +128,13 @@ func readers() int { return max(4, runtime.GOMAXPROCS(0)) }
 // in which they came instead of meeting SQLite's lock.
 func (s *Store) DB() *sql.DB { return s.writes }
 
+// BeginRead begins a transaction that only reads, and sees one state of everything. Nobody waits for it; end it soon, because
+// the log cannot be emptied meanwhile.
+func (s *Store) BeginRead(ctx context.Context) (*sql.Tx, error) {
+	tx, err := s.reads.BeginTx(ctx, nil)
+	return tx, wrap(err, "read the store %s", s.config.Path)
+}
+
 // Ping checks that the file can be read. It does not wait for writers.
 func (s *Store) Ping(ctx context.Context) error {
 	var one int
