@@ -25,6 +25,7 @@ func commands() []func(*app) *cobra.Command {
 		newImageCommand,
 		newServeCommand,
 		newHostsCommand,
+		newHooksCommand,
 		newDBCommand,
 		newConfigCommand,
 		newVersionCommand,
