@@ -82,7 +82,11 @@ func TestImports(t *testing.T) {
 // siblings are the only arrows between rooms.
 var siblings = map[string][]string{
 	"control": {"queue", "placement"},
+	"sim":     {"control", "intake"}, // it runs them in a model of everything else, for tests; see testRooms
 }
+
+// testRooms are for tests alone: no part of the product may need them.
+var testRooms = []string{"sim"}
 
 // room returns the folder directly below internal that a package belongs to; empty for others.
 func room(name string) string {
@@ -104,6 +108,8 @@ func TestArrows(t *testing.T) {
 				require.False(t, ours, "the root package imports %s: it imports nobody", imported)
 				require.NotContains(t, strings.Split(imported, "/")[0], ".", "the root package imports %s: only the standard library", imported)
 			case !ours || to == ".":
+			case slices.Contains(testRooms, room(to)) && room(from) != room(to):
+				t.Errorf("%s imports %s, which is for tests alone", from, to)
 			case strings.HasPrefix(to, "cmd/") || to == "cmd":
 				t.Errorf("%s imports %s: nobody imports a command", from, to)
 			case strings.HasPrefix(from, "cmd/") || strings.HasPrefix(from, "test/") || strings.HasPrefix(from, "bench"):

@@ -18,6 +18,7 @@ type GitLab struct {
 	jobs    map[int64]*Job
 	order   []int64 // of jobs, by age
 	runners map[int64]*Runner
+	open    int // jobs that have not ended
 	lastID  int64
 }
 
@@ -60,6 +61,7 @@ func (g *GitLab) Push(project int64, tags firerunner.TagSet, timeout time.Durati
 	}, Timeout: timeout}
 	g.jobs[id], g.order = j, append(g.order, id)
 	j.QueuedAt = g.Now()
+	g.open++
 	g.move(j, firerunner.JobPending)
 	return j
 }
@@ -75,6 +77,7 @@ func (g *GitLab) move(j *Job, to firerunner.JobStatus) {
 		j.StartedAt = g.Now()
 	case to.Final():
 		j.FinishedAt = g.Now()
+		g.open--
 	}
 	if to != firerunner.JobCanceling && to != firerunner.JobSkipped {
 		g.Changed(j)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -164,7 +165,13 @@ func kept(t time.Time) time.Time {
 	return time.UnixMicro(t.UnixMicro()).UTC()
 }
 
+// text is a text as every database can keep it: no bytes that are no characters, and no zero.
+func text(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
 func keptRunner(r firerunner.Runner) firerunner.Runner {
+	r.Message = text(r.Message)
 	r.CreatedAt, r.MovedAt, r.Deadline = kept(r.CreatedAt), kept(r.MovedAt), kept(r.Deadline)
 	return r
 }
@@ -172,10 +179,12 @@ func keptRunner(r firerunner.Runner) firerunner.Runner {
 func keptJob(j firerunner.Job) firerunner.Job {
 	j.CreatedAt, j.QueuedAt, j.StartedAt = kept(j.CreatedAt), kept(j.QueuedAt), kept(j.StartedAt)
 	j.FinishedAt, j.SeenAt = kept(j.FinishedAt), kept(j.SeenAt)
+	j.Name, j.Stage, j.Ref, j.ProjectPath = text(j.Name), text(j.Stage), text(j.Ref), text(j.ProjectPath)
+	j.Failure, j.Message = text(j.Failure), text(j.Message)
 	return j
 }
 
 func keptHost(h firerunner.Host) firerunner.Host {
-	h.Labels, h.SeenAt = slices.Clone(h.Labels), kept(h.SeenAt)
+	h.Labels, h.SeenAt, h.Trouble = slices.Clone(h.Labels), kept(h.SeenAt), text(h.Trouble)
 	return h
 }

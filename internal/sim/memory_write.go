@@ -82,7 +82,7 @@ func (t *memoryTx) SaveProject(ctx context.Context, p firerunner.Project) error 
 	if err := check(ctx); err != nil {
 		return err
 	}
-	p.SeenAt = kept(p.SeenAt)
+	p.SeenAt, p.Path = kept(p.SeenAt), text(p.Path)
 	if known, ok := find(t.memoryReader, projectsOf, p.ID); ok && known.SeenAt.After(p.SeenAt) {
 		p = known
 	}
@@ -125,7 +125,7 @@ func (t *memoryTx) AddEvent(ctx context.Context, e firerunner.Event) error {
 	t.m.mu.RLock()
 	before := len(t.m.rows.events)
 	t.m.mu.RUnlock()
-	e.ID, e.At = int64(before+len(t.over.events)+1), kept(e.At)
+	e.ID, e.At, e.Message = int64(before+len(t.over.events)+1), kept(e.At), text(e.Message)
 	t.over.events = append(t.over.events, e)
 	return nil
 }

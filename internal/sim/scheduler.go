@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/heap"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync"
 	"testing/synctest"
@@ -95,13 +94,11 @@ func (a *agenda) Pop() any {
 	return last
 }
 
-// run gives turns until done says so. due returns what else could begin now, and when more of it will.
+// run gives turns until done says so, which is asked each time that there is nothing more to do at this instant. due
+// returns what else could begin now, and when more of it will.
 func (s *scheduler) run(done func() bool, due func() (begin []func(), next time.Time)) {
 	for {
 		synctest.Wait()
-		if done() {
-			return
-		}
 		now := time.Now()
 		begin, next := due()
 		ready := s.ready()
@@ -111,6 +108,9 @@ func (s *scheduler) run(done func() bool, due func() (begin []func(), next time.
 			choices++
 		}
 		if choices == 0 {
+			if done() {
+				return
+			}
 			if len(s.agenda) > 0 && (next.IsZero() || s.agenda[0].at.Before(next)) {
 				next = s.agenda[0].at
 			}
@@ -139,9 +139,6 @@ func (s *scheduler) ready() []*turn {
 	for i := 1; i < len(s.waiting); i++ {
 		if a, b := s.waiting[i-1], s.waiting[i]; a.round == b.round && a.who == b.who && a.round == s.round {
 			s.unclear++
-			if os.Getenv("SIMDBG") != "" {
-				println("UNCLEAR", a.who)
-			}
 		}
 	}
 	s.round++
