@@ -5,12 +5,17 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/config"
 	"github.com/firerunner/firerunner/internal/driver/flintlock"
 	"github.com/firerunner/firerunner/internal/guest"
 )
+
+// longestBreak is how long a host that does not answer is left alone at most. It is never longer than the next sign of life
+// is away: else that would be no question.
+const longestBreak = 10 * time.Second
 
 // openFleet makes the driver for hosts that run flintlockd, and the endpoint at which their guests call. Its key and
 // certificate stay the same over restarts: guests that run know it by its fingerprint.
@@ -31,6 +36,7 @@ func (d *daemon) openFleet(ctx context.Context, installation string) error {
 		Name: d.cfg.Driver, Namespace: "fr-" + installation, Hosts: fleet(d.cfg.Config), Ledger: d.store,
 		GuestURL: g.Endpoint(), GuestFingerprint: guest.Fingerprint(certificate),
 		AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
+		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),
 	})
 	if err != nil {
 		return err
