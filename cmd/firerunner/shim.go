@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"log/slog"
-	"net"
 
 	"github.com/spf13/cobra"
 
@@ -36,14 +34,9 @@ func newShimCommand(a *app) *cobra.Command {
 			}
 			return qemu.RunShim(command.Context(), qemu.Shim{
 				In: a.Stdin, Out: a.Stdout, Logger: logger,
-				Guest: guest.Serve, GuestNetwork: guestNetwork,
-				Network: func(ctx context.Context, conn net.Conn, policy firerunner.NetworkPolicy) error {
-					n, err := network.New(network.Config{Policy: policy, Logger: logger})
-					if err != nil {
-						return err
-					}
-					defer n.Close()
-					return n.Serve(ctx, conn)
+				Guest: guest.Serve, GuestNetwork: guestNetwork, Outside: provisioner(logger).Outside,
+				Network: func(policy firerunner.NetworkPolicy) (qemu.Network, error) {
+					return network.New(network.Config{Policy: policy, Logger: logger})
 				},
 			})
 		},

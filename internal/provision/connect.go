@@ -56,13 +56,15 @@ func (g *guest) attempt(ctx context.Context) (*ssh.Client, error) {
 		User: g.User,
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(g.Key)},
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			if key.Type() == g.HostKey.Type() && string(key.Marshal()) == string(g.HostKey.Marshal()) {
-				return nil
+			for _, accepted := range g.HostKeys {
+				if key.Type() == accepted.Type() && string(key.Marshal()) == string(accepted.Marshal()) {
+					return nil
+				}
 			}
 			wrong = true
 			return errHostKey
 		},
-		HostKeyAlgorithms: []string{g.HostKey.Type()},
+		HostKeyAlgorithms: algorithms(g.HostKeys),
 	})
 	if !stop() && err == nil {
 		_ = c.Close()
@@ -76,6 +78,18 @@ func (g *guest) attempt(ctx context.Context) (*ssh.Client, error) {
 		return nil, err
 	}
 	return ssh.NewClient(c, channels, requests), nil
+}
+
+// algorithms are those by which a guest can prove that it has one of the keys.
+func algorithms(keys []ssh.PublicKey) (names []string) {
+	for _, key := range keys {
+		if key.Type() == ssh.KeyAlgoRSA { // its own name stands for SHA-1: RFC 8332
+			names = append(names, ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512)
+			continue
+		}
+		names = append(names, key.Type())
+	}
+	return names
 }
 
 func (g *guest) close() {

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -27,7 +29,15 @@ const (
 	logFile      = runDir + "/log" // gitlab-runner's
 	pidFile      = runDir + "/pid"
 	exitFile     = runDir + "/exit"
+	scriptFile   = runDir + "/start"  // what keeps gitlab-runner
 	keeperFile   = runDir + "/keeper" // the pid of the shell that waits for gitlab-runner
+)
+
+// The metadata service of Firecracker and of cloud-init's NoCloud, and the address of the interface that Flintlock puts in
+// front of all others for it (https://github.com/liquidmetal-dev/flintlock).
+const (
+	metadataAddress = "169.254.169.254"
+	metadataMAC     = "aa:ff:00:00:00:01"
 )
 
 var sums = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -35,7 +45,7 @@ var sums = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // check refuses what cannot work before anything is dialled.
 func (g *guest) check() error {
 	for name, missing := range map[string]bool{
-		"Dial": g.Dial == nil, "Key": g.Key == nil, "HostKey": g.HostKey == nil, "Settings": g.Settings == nil,
+		"Dial": g.Dial == nil, "Key": g.Key == nil, "HostKeys": len(g.HostKeys) == 0, "Settings": g.Settings == nil,
 		"Arguments": g.Arguments == nil, "Parse": g.Parse == nil, "Report": g.Config.Report == nil,
 		"Runner.SHA256": !sums.MatchString(g.Runner.SHA256), "Runner": (g.Runner.Path == "") == (g.Runner.URL == ""),
 	} {
@@ -72,20 +82,46 @@ func (g *guest) hello(ctx context.Context) error {
 			return err
 		}
 	}
-	g.Report(firerunner.GuestReport{Kind: firerunner.ReportHello, Message: "over SSH, kernel " + clean(said[2])})
+	g.greeted = true
+	g.Report(firerunner.GuestReport{
+		Kind:    firerunner.ReportHello,
+		Message: fmt.Sprintf("over SSH after %v, kernel %s", time.Since(g.began).Round(100*time.Millisecond), clean(said[2])),
+	})
 	return nil
+}
+
+// shut closes the metadata service before anything else is done: it holds the guest's private host key. Where it cannot
+// be ended outside, root blocks the way to it, which a job cannot undo: a route that refuses counts for every interface,
+// and one that leads to nothing but the metadata (Flintlock's eth0, known by its address) is turned off.
+func (g *guest) shut(ctx context.Context) error {
+	if g.Shut != nil && g.Shut() {
+		return nil
+	}
+	_, err := g.step(ctx, "close the metadata service", "the image needs ip (package iproute2)", g.asRoot(`
+ip route replace blackhole `+metadataAddress+`/32
+for link in /sys/class/net/*; do
+  [ "$(cat "$link/address")" = `+metadataMAC+` ] && ip link set dev "${link##*/}" down
+done
+if ip route get `+metadataAddress+` >/dev/null 2>&1; then echo "it can still be reached" >&2; exit 1; fi
+`), nil)
+	return err
 }
 
 // asRoot is a script that root runs and that ends at its first error.
 func (g *guest) asRoot(script string) string { return g.root + "sh -c " + quoted("set -eu\n"+script) }
 
-// prepare makes the job's user and the folders.
+// prepare makes the job's user and the folders, and sees to it that names are looked up where the microVM's network says.
 func (g *guest) prepare(ctx context.Context) error {
+	dns := ""
+	if at, err := netip.ParseAddr(g.Start.Network.DNS); err == nil {
+		// A link is the system's own way, such as systemd-resolved's, which cloud-init has told the same.
+		dns = "[ -L /etc/resolv.conf ] || echo 'nameserver " + at.String() + "' > /etc/resolv.conf\n"
+	}
 	_, err := g.step(ctx, "make the job's user", "the image needs useradd and install (packages passwd and coreutils)", g.asRoot(`
 id -u `+jobUser+` >/dev/null 2>&1 || useradd --create-home --shell /bin/bash `+jobUser+`
 install -d -m 0755 `+runDir+`
 install -d -m 0700 -o `+jobUser+` `+privateDir+` /builds /cache
-`), nil)
+`+dns), nil)
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/pem"
 	"io"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 
@@ -13,7 +14,8 @@ import (
 // Keys are the two key pairs of one microVM: what it shows, and what opens it. They are made for it and kept in memory
 // only.
 type Keys struct {
-	Host       ssh.PublicKey     // goes into Config.HostKey
+	Host       ssh.PublicKey     // goes into Config.HostKeys
+	HostPublic string            // the same as one line
 	HostSecret firerunner.Secret // the guest's half, in OpenSSH's PEM form; goes into the guest by its metadata
 	Login      ssh.Signer        // goes into Config.Key
 	Authorized string            // one line of authorized_keys for Login
@@ -34,8 +36,9 @@ func NewKeys(random io.Reader) (Keys, error) {
 		return Keys{}, firerunner.Errorf(firerunner.Internal, "provision: writing a host key: %w", err)
 	}
 	return Keys{
-		Host: shown.signer.PublicKey(), HostSecret: firerunner.Secret(pem.EncodeToMemory(block)),
-		Login: opens.signer, Authorized: string(ssh.MarshalAuthorizedKey(opens.signer.PublicKey())),
+		Host: shown.signer.PublicKey(), HostPublic: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(shown.signer.PublicKey()))),
+		HostSecret: firerunner.Secret(pem.EncodeToMemory(block)),
+		Login:      opens.signer, Authorized: string(ssh.MarshalAuthorizedKey(opens.signer.PublicKey())),
 	}, nil
 }
 

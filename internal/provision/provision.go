@@ -5,14 +5,16 @@
 // opens it is made for one microVM and lives in memory only. No secret is in a command: what is secret goes through
 // standard input into files with mode 0600.
 //
-// A connection that breaks is made again and the log is read on where it ended; the job does not notice. If FireRunner
-// itself dies, the microVM runs on to its deadline and nobody speaks with it any more: the key is gone with the process.
+// A connection that breaks is made again and the log is read on where it ended; the job does not notice. If the process
+// that runs this dies, nobody speaks with the microVM any more: the key is gone with it. The job runs on and tells GitLab
+// its result by itself; where there is systemd, the microVM ends soon after it, and everywhere at its deadline.
 package provision
 
 import (
 	"context"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -20,15 +22,18 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-// Config is one microVM to install into. Dial, Key, HostKey, Start, Runner, Settings, Parse and Report are required.
+// Config is one microVM to install into. Dial, Key, HostKeys, Start, Runner, Settings, Arguments, Parse and Report are
+// required.
 type Config struct {
 	Host string // where the microVM runs, for errors
 	ID   string // of the microVM, for errors
 
-	Dial    func(ctx context.Context) (net.Conn, error) // connects to the guest's sshd
-	User    string                                      // who logs in: root (default), or one who may sudo without a password
-	Key     ssh.Signer                                  // opens this one microVM
-	HostKey ssh.PublicKey                               // the only one that is accepted
+	Dial     func(ctx context.Context) (net.Conn, error) // connects to the guest's sshd
+	User     string                                      // who logs in: root (default), or one who may sudo without a password
+	Key      ssh.Signer                                  // opens this one microVM
+	HostKeys []ssh.PublicKey                             // the only ones that are accepted
+	// Shut ends the guest's metadata service once we are in. false, or nil: the guest has to block the way to it.
+	Shut func() (closed bool)
 
 	Start     firerunner.GuestStart
 	Runner    Runner
@@ -87,7 +92,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	g := &guest{Config: cfg}
+	g := &guest{Config: cfg, began: time.Now()}
 	defer g.close()
 	err := g.life(ctx)
 	if err != nil {
@@ -100,8 +105,10 @@ func Run(ctx context.Context, cfg Config) error {
 // guest is one microVM while it is spoken with.
 type guest struct {
 	Config
-	client *ssh.Client
-	root   string // what makes a command root's: empty or "sudo -n "
+	began            time.Time
+	client           *ssh.Client
+	greeted, started bool   // hello was reported; gitlab-runner was started
+	root             string // what makes a command root's: empty or "sudo -n "
 }
 
 func (g *guest) life(ctx context.Context) error {
@@ -114,11 +121,49 @@ func (g *guest) life(ctx context.Context) error {
 	if err := g.hello(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{g.prepare, g.install, g.configure, g.launch} {
-		if err := step(ctx); err != nil {
-			return err
-		}
+	switch ordered, err := g.unlessOrdered(ctx, g.shut, g.prepare, g.install, g.configure, g.launch); {
+	case err != nil:
+		return err
+	case ordered:
+		g.Report(firerunner.GuestReport{Kind: firerunner.ReportRunnerExited, Message: "stopped by order, before gitlab-runner was started"})
+		return nil
 	}
+	g.started = true
 	g.Report(firerunner.GuestReport{Kind: firerunner.ReportStarted, Message: "started over SSH"})
 	return (&watching{guest: g}).watch(ctx)
+}
+
+// unlessOrdered takes the steps one after the other, until an order comes: both orders mean the same to a guest that has
+// not begun.
+func (g *guest) unlessOrdered(ctx context.Context, steps ...func(context.Context) error) (ordered bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var listening sync.WaitGroup
+	came := make(chan struct{})
+	listening.Go(func() {
+		select {
+		case _, open := <-g.Orders:
+			if open {
+				close(came)
+				cancel()
+				return
+			}
+			<-ctx.Done()
+		case <-ctx.Done():
+		}
+	})
+	defer listening.Wait()
+	defer cancel()
+	for _, step := range steps {
+		if err = step(ctx); err != nil {
+			break
+		}
+	}
+	cancel()
+	listening.Wait()
+	select {
+	case <-came:
+		return true, nil
+	default:
+		return false, err
+	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/firerunner/firerunner"
 )
@@ -61,7 +62,7 @@ func newRun(t *testing.T) *run {
 	require.NoError(t, os.WriteFile(program, text, 0o644))
 	sum := sha256.Sum256(text)
 	r.cfg = Config{
-		Host: "h1", ID: "vm1", Key: r.machine.keys.Login, HostKey: r.machine.keys.Host,
+		Host: "h1", ID: "vm1", Key: r.machine.keys.Login, HostKeys: []ssh.PublicKey{r.machine.keys.Host},
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", r.machine.listener.Addr().String())
 		},
@@ -128,7 +129,9 @@ func (r *run) until(kind firerunner.ReportKind) firerunner.GuestReport {
 
 func (r *run) kinds() (kinds []firerunner.ReportKind) {
 	for _, report := range r.reports {
-		kinds = append(kinds, report.Kind)
+		if report.Kind != firerunner.ReportNotice {
+			kinds = append(kinds, report.Kind)
+		}
 	}
 	return kinds
 }
@@ -150,8 +153,8 @@ func TestRunOK(t *testing.T) {
 	r.finish()
 	require.NoError(t, wait())
 	require.Equal(t, whole, r.kinds())
-	require.True(t, r.reports[3].Success)
-	require.Zero(t, r.reports[4].ExitCode)
+	require.True(t, r.until(firerunner.ReportJobDone).Success)
+	require.Zero(t, r.until(firerunner.ReportRunnerExited).ExitCode)
 	require.Equal(t, "certificates\n", r.machine.read("run/ca.pem"))
 	require.Contains(t, r.machine.read("useradd"), "ci")
 	require.Contains(t, r.machine.read("chown"), "config.toml")
@@ -188,9 +191,9 @@ func TestRunOrderStop(t *testing.T) {
 	r.orders <- firerunner.OrderStop
 	require.NoError(t, wait())
 	require.Equal(t, whole, r.kinds())
-	require.False(t, r.reports[3].Success)
-	require.Equal(t, 3, r.reports[4].ExitCode)
-	require.Equal(t, "stopped by order", r.reports[4].Message)
+	require.False(t, r.until(firerunner.ReportJobDone).Success)
+	require.Equal(t, 3, r.until(firerunner.ReportRunnerExited).ExitCode)
+	require.Equal(t, "stopped by order", r.until(firerunner.ReportRunnerExited).Message)
 }
 
 // One that does not hear is killed.
@@ -241,7 +244,7 @@ func TestRunErrors(t *testing.T) {
 		"host key": {func(r *run) {
 			other, err := NewKeys(rand.Reader)
 			require.NoError(r.t, err)
-			r.cfg.HostKey = other.Host
+			r.cfg.HostKeys = []ssh.PublicKey{other.Host}
 		}, "connect", "another host key"},
 		"nobody there": {func(r *run) {
 			r.cfg.Timeouts.Connect = 300 * time.Millisecond

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/firerunner/firerunner"
 )
 
 // machine is a guest: a real SSH server whose commands run in a real shell of this machine. What would touch this
@@ -39,7 +41,8 @@ var stubs = map[string]string{
 	"chown":     `echo "$@" >> "$BASE/chown"`,
 	"setpriv":   `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,
 	"sudo":      `[ "$1" = -n ] || exit 2; shift; [ -e "$BASE/no-sudo" ] && { echo "sudo: a password is required" >&2; exit 1; }; exec "$@"`,
-	"poweroff":  `touch "$BASE/off"`,
+	"reboot":    `[ "$1" = -f ] && touch "$BASE/off"`,
+	"ip":        `echo "$@" >> "$BASE/ip"; [ "$2" != get ]`,
 	"systemctl": `exit 1`,
 	"uname":     `if [ "$1" = -m ]; then cat "$BASE/machine"; else exec /bin/uname "$@"; fi`,
 }
@@ -86,6 +89,20 @@ func (m *machine) cut() {
 		_ = c.Close()
 	}
 	m.conns = nil
+}
+
+// restart has the server show another host key and let another one in, at the same address.
+func (m *machine) restart(hostSecret firerunner.Secret, authorized string) {
+	m.t.Helper()
+	at := m.listener.Addr().String()
+	require.NoError(m.t, m.listener.Close())
+	m.cut()
+	m.served.Wait()
+	m.keys.HostSecret, m.keys.Authorized = hostSecret, authorized
+	var err error
+	m.listener, err = net.Listen("tcp", at)
+	require.NoError(m.t, err)
+	m.served.Go(m.serve)
 }
 
 func (m *machine) serve() {
@@ -146,7 +163,9 @@ func (m *machine) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 		m.mu.Lock()
 		m.commands = append(m.commands, asked.Command)
 		m.mu.Unlock()
-		command := strings.NewReplacer("/run/systemd", m.dir+"/systemd", "/run/firerunner", m.dir+"/run", "/usr/local/bin/gitlab-runner", m.dir+"/program/gitlab-runner",
+		// What must never be this machine's own is named in full: a command may outlive the test and its folder.
+		command := strings.NewReplacer("systemctl reboot", m.dir+"/bin/systemctl reboot", "reboot -f", m.dir+"/bin/reboot -f", "ip route", m.dir+"/bin/ip route", "ip link", m.dir+"/bin/ip link",
+			"/run/systemd", m.dir+"/systemd", "/sys/class/net", m.dir+"/net", "/etc/resolv.conf", m.dir+"/resolv.conf", "/run/firerunner", m.dir+"/run", "/usr/local/bin/gitlab-runner", m.dir+"/program/gitlab-runner",
 			"/home/ci", m.dir+"/home/ci", " /builds /cache", "").Replace(asked.Command)
 		shell := exec.Command("/bin/sh", "-c", command)
 		shell.Env = []string{"PATH=" + m.dir + "/bin:/usr/bin:/bin"}

@@ -38,8 +38,16 @@ func (g *guest) stepWithin(ctx context.Context, within time.Duration, name, reme
 		}
 		return "", g.failed(name, err).WithHint("%s", remedy)
 	}
-	g.Logger.Debug("a step of the installation is done", "vm", g.ID, "step", name, "took", time.Since(began))
+	g.told(name, time.Since(began))
 	return out.out.String(), nil
+}
+
+// told puts a step into the runner's timeline, once: reading how it ended, or a signal, is news by itself.
+func (g *guest) told(name string, took time.Duration) {
+	g.Logger.Debug("a step of the installation is done", "vm", g.ID, "step", name, "took", took)
+	if g.greeted && !g.started {
+		g.Report(firerunner.GuestReport{Kind: firerunner.ReportNotice, Message: fmt.Sprintf("%s: done in %v", name, took.Round(10*time.Millisecond))})
+	}
 }
 
 // outputs is what a command printed, cut.

@@ -18,7 +18,13 @@ type watching struct {
 	working bool  // a job runs
 	asked   bool  // gitlab-runner was told to end
 	kill    <-chan time.Time
+
+	complaint  string // the last one
+	complaints int
 }
+
+// mostComplaints is how many of gitlab-runner's warnings are told.
+const mostComplaints = 20
 
 // watch reads gitlab-runner's log until it has ended, and says how it did. Where the connection breaks, it is made again
 // and the log is read on from the byte where it ended.
@@ -82,6 +88,13 @@ func (w *watching) took(what found) {
 		w.working = true
 	case firerunner.ReportJobDone:
 		w.working = false
+	case firerunner.ReportNotice, firerunner.ReportError:
+		r := &what.report
+		if r.Message = clean(r.Message); r.Message == w.complaint || w.complaints >= mostComplaints {
+			return
+		}
+		w.complaint = r.Message
+		w.complaints++
 	}
 	w.Report(what.report)
 }
@@ -135,8 +148,9 @@ func (g *guest) turnOff(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Timeouts.Step)
 	defer cancel()
-	// In the background, so that the answer still comes.
-	_, err := g.execute(ctx, g.asRoot("sync\n(sleep 0.2; systemctl poweroff --force || poweroff -f) >/dev/null 2>&1 </dev/null &"), nil)
+	// In the background, so that the answer still comes. Not power off: Firecracker ends at a reset only, and qemu as ours
+	// is started at either.
+	_, err := g.execute(ctx, g.asRoot("sync\n(sleep 0.2; systemctl reboot --force --force || reboot -f) >/dev/null 2>&1 </dev/null &"), nil)
 	if err != nil {
 		g.Logger.Warn("a guest could not be turned off", "vm", g.ID, "error", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/firerunner/firerunner"
 )
 
 // portName is the virtio-serial port that the guest agent opens.
@@ -50,10 +52,13 @@ func arguments(spec shimSpec, mac string) []string {
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
 		"-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
-		"-chardev", fmt.Sprintf("socket,id=guest,fd=%d", guestFD),
-		"-device", "virtio-serial-device",
-		"-device", "virtserialport,chardev=guest,name="+portName,
 	)
+	if spec.Provision != firerunner.ProvisionSSH { // where nobody listens, there is no port
+		args = append(args,
+			"-chardev", fmt.Sprintf("socket,id=guest,fd=%d", guestFD),
+			"-device", "virtio-serial-device",
+			"-device", "virtserialport,chardev=guest,name="+portName)
+	}
 	if spec.Image.RootFS != "" {
 		args = append(args,
 			// The disk dies with the microVM, so nothing need ever be flushed.
@@ -76,6 +81,9 @@ func kernelLine(spec shimSpec) string {
 	}
 	if spec.Image.Cmdline != "" {
 		words = append(words, spec.Image.Cmdline)
+	}
+	if spec.Provision == firerunner.ProvisionSSH {
+		words = append(words, cloudInitWords(spec.Start.Network)...)
 	}
 	return strings.Join(words, " ")
 }

@@ -183,6 +183,7 @@ func (d *Driver) shimSpec(ctx context.Context, spec firerunner.MicroVMSpec) (shi
 		Token: spec.Start.Token.Reveal(), Deadline: spec.Deadline,
 		ConsoleBytes: d.cfg.ConsoleBytes, ReportBytes: d.cfg.ReportBytes, ReportCount: d.cfg.ReportCount,
 		StopGrace: d.cfg.StopGrace, Linger: d.cfg.Linger,
+		Host: or(spec.Host, d.cfg.Host), Provision: spec.Provision, SSH: spec.SSH,
 		OOMFile: d.cgroups.oomFile(spec.ID), MemoryMiB: spec.Size.MemoryMiB + d.cfg.MemoryOverheadMiB,
 	}, nil
 }

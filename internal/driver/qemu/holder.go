@@ -27,6 +27,8 @@ type holder struct {
 	console *os.File
 	sink    *os.File
 	server  *server
+	network Network
+	outside *outside // for a microVM without an agent
 
 	orders  chan firerunner.GuestOrder
 	began   chan struct{} // closed once qemu runs
@@ -74,6 +76,16 @@ func (h *holder) begin(ctx context.Context) (err error) {
 		if _, err := net.ParseMAC(mac); err != nil {
 			return firerunner.Errorf(firerunner.Internal, "shim: the guest's network: %w", err)
 		}
+		network, err := h.shim.Network(h.spec.Network)
+		if err != nil {
+			return err
+		}
+		h.network = network
+	}
+	if h.spec.Provision == firerunner.ProvisionSSH {
+		if h.outside, err = newOutside(h.shim, h.spec, h.network); err != nil {
+			return err
+		}
 	}
 	// Whoever finds this file knows that a guest may have run: the ID is spent. So it comes before qemu.
 	marker, err := create(dir, startedFile)
@@ -103,12 +115,17 @@ func (h *holder) hold(ctx context.Context) error {
 	var rooms sync.WaitGroup
 	rooms.Go(func() {
 		defer close(h.deaf)
-		err := h.shim.Guest(serving, h.machine.guest, h.spec.Start, h.reports.Guest, h.orders)
-		h.lost(serving, "guest channel", firerunner.ReportError, err)
+		what, err := "guest channel", error(nil)
+		if h.outside != nil {
+			what, err = "provisioning over SSH", h.outside.run(serving, h.spec.Start, h.reports.Guest, h.orders)
+		} else {
+			err = h.shim.Guest(serving, h.machine.guest, h.spec.Start, h.reports.Guest, h.orders)
+		}
+		h.lost(serving, what, firerunner.ReportError, err)
 	})
 	if h.machine.network != nil {
 		rooms.Go(func() {
-			err := h.shim.Network(serving, h.machine.network, h.spec.Network)
+			err := h.network.Serve(serving, h.machine.network)
 			h.lost(serving, "network", firerunner.ReportNotice, err)
 		})
 	}
@@ -237,6 +254,9 @@ func (h *holder) end(ctx context.Context) error {
 }
 
 func (h *holder) closeFiles() {
+	if h.network != nil {
+		_ = h.network.Close()
+	}
 	if h.server != nil {
 		h.server.close()
 	}

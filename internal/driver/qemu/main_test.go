@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -37,19 +38,35 @@ func TestMain(m *testing.M) {
 // testNetwork is the guest's network in the tests: it writes down the first frame that comes.
 var testNetwork = firerunner.GuestNetwork{Address: "10.42.0.2/24", Gateway: "10.42.0.1", MAC: "52:54:00:12:34:56", MTU: 1500}
 
+// servedBy is a network of which only the frames are served.
+type servedBy func(ctx context.Context, conn net.Conn) error
+
+func (s servedBy) Serve(ctx context.Context, conn net.Conn) error { return s(ctx, conn) }
+func (servedBy) Close() error                                     { return nil }
+
+func (servedBy) Dial(context.Context, int) (net.Conn, error) {
+	return nil, firerunner.Errorf(firerunner.Unavailable, "nobody listens")
+}
+
+func (servedBy) Offer(netip.AddrPort, func(context.Context, net.Conn)) (withdraw func()) {
+	return func() {}
+}
+
 func testShim() int {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 	err := RunShim(ctx, Shim{
 		GuestNetwork: testNetwork,
 		Guest:        drivertest.Guest,
-		Network: func(_ context.Context, conn net.Conn, policy firerunner.NetworkPolicy) error {
-			head := make([]byte, 4+14) // a length, and an Ethernet header
-			if _, err := io.ReadFull(conn, head); err == nil {
-				_ = os.WriteFile("frame", fmt.Appendf(nil, "%x public=%t", head, policy.Public), 0o600)
-			}
-			_, err := io.Copy(io.Discard, conn)
-			return err
+		Network: func(policy firerunner.NetworkPolicy) (Network, error) {
+			return servedBy(func(_ context.Context, conn net.Conn) error {
+				head := make([]byte, 4+14) // a length, and an Ethernet header
+				if _, err := io.ReadFull(conn, head); err == nil {
+					_ = os.WriteFile("frame", fmt.Appendf(nil, "%x public=%t", head, policy.Public), 0o600)
+				}
+				_, err := io.Copy(io.Discard, conn)
+				return err
+			}), nil
 		},
 	})
 	if err != nil {

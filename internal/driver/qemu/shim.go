@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,9 +24,8 @@ type Shim struct {
 	In  io.Reader // the spec, from the daemon; nil = standard input
 	Out io.Writer // one line of answer to the daemon; nil = standard output
 
-	// Network serves the guest's Ethernet frames until ctx is done or conn is closed: each frame on conn comes after
-	// its length in 4 bytes, most significant first. nil = the guest has no network interface.
-	Network func(ctx context.Context, conn net.Conn, policy firerunner.NetworkPolicy) error
+	// Network makes the guest's network. nil = the guest has no network interface.
+	Network func(policy firerunner.NetworkPolicy) (Network, error)
 
 	// GuestNetwork is how the guest sets up its interface, for starts that do not say it themselves.
 	GuestNetwork firerunner.GuestNetwork
@@ -35,7 +35,24 @@ type Shim struct {
 	Guest func(ctx context.Context, conn io.ReadWriteCloser, start firerunner.GuestStart,
 		report func(firerunner.GuestReport), orders <-chan firerunner.GuestOrder) error
 
+	// Outside stands in for the agent of a microVM whose image has none. nil = such microVMs are refused.
+	Outside func(host string, spec firerunner.MicroVMSpec) (firerunner.Outside, error)
+
 	Logger *slog.Logger // nil = JSON to standard error, at most 256 KiB
+}
+
+// Network is the network of one microVM. Package network has one.
+type Network interface {
+	// Serve serves the guest's Ethernet frames until ctx is done or conn is closed: each frame on conn comes after its
+	// length in 4 bytes, most significant first.
+	Serve(ctx context.Context, conn net.Conn) error
+	// Dial connects to a TCP port of the guest.
+	Dial(ctx context.Context, port int) (net.Conn, error)
+	// Offer has the guest's connections to an address served here until withdraw is called, which returns once none is
+	// served any more.
+	Offer(at netip.AddrPort, serve func(ctx context.Context, conn net.Conn)) (withdraw func())
+	// Close ends it, and waits for all that runs in it.
+	Close() error
 }
 
 // RunShim makes and holds one microVM. It returns once the microVM has ended and was destroyed, or nobody

@@ -156,9 +156,11 @@ func TestRunShimRooms(t *testing.T) {
 	h := runHere(t, image, func(spec *shimSpec, s *Shim) {
 		spec.Deadline = time.Now().Add(5 * time.Second)
 		s.Guest, s.GuestNetwork = guest, testNetwork
-		s.Network = func(ctx context.Context, conn net.Conn, _ firerunner.NetworkPolicy) error {
-			<-ctx.Done() // it does not see that its connection has ended
-			return nil
+		s.Network = func(firerunner.NetworkPolicy) (Network, error) {
+			return servedBy(func(ctx context.Context, _ net.Conn) error {
+				<-ctx.Done() // it does not see that its connection has ended
+				return nil
+			}), nil
 		}
 	})
 	require.NoError(t, h.answer.err())
@@ -187,8 +189,15 @@ func TestRunShimErrors(t *testing.T) {
 		"ErrQEMU":    {func(spec *shimSpec, _ *Shim) { spec.QEMU = "/no/such/qemu" }, firerunner.Unavailable, "starting qemu"},
 		"ErrQEMUImg": {func(spec *shimSpec, _ *Shim) { spec.QEMUImg = "/bin/false" }, firerunner.Unavailable, "making the disk"},
 		"ErrNetwork": {func(_ *shimSpec, s *Shim) {
-			s.Network = func(context.Context, net.Conn, firerunner.NetworkPolicy) error { return nil }
+			s.Network = func(firerunner.NetworkPolicy) (Network, error) { return servedBy(nil), nil }
 		}, firerunner.Internal, "network"},
+		"ErrNetworkPolicy": {func(_ *shimSpec, s *Shim) {
+			s.GuestNetwork = testNetwork
+			s.Network = func(firerunner.NetworkPolicy) (Network, error) {
+				return nil, firerunner.Errorf(firerunner.Invalid, "two routes for one name")
+			}
+		}, firerunner.Invalid, "two routes"},
+		"ErrNoOutside": {func(spec *shimSpec, _ *Shim) { spec.Provision = firerunner.ProvisionSSH }, firerunner.Internal, "over SSH"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := runHere(t, image, c.change)

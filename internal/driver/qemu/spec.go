@@ -27,6 +27,10 @@ type shimSpec struct {
 	Start    firerunner.GuestStart // its token is redacted
 	Token    string                // the revealed token
 	Deadline time.Time
+	Host     string // where it runs, for messages
+
+	Provision firerunner.Provisioning
+	SSH       firerunner.SSHAccess
 
 	ConsoleBytes int64
 	ReportBytes  int64
