@@ -1,8 +1,8 @@
 package image
 
 import (
+	"bytes"
 	"context"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,15 +13,29 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
 
 	"github.com/firerunner/firerunner"
 )
 
-// foreignTree is a container image's system: busyTree with what jobs need.
+// foreignTree is a container image's system in which scripts can run: busyTree with what jobs need.
 func foreignTree(t *testing.T) *tree {
 	t.Helper()
-	root := busyTree(t)
+	return furnished(t, busyTree(t))
+}
+
+// stillTree is one in which nothing can run.
+func stillTree(t *testing.T) *tree {
+	t.Helper()
+	root := newTree()
+	require.NoError(t, root.file("bin/sh", 0o755, 0, []byte("sh")))
+	return furnished(t, root)
+}
+
+func furnished(t *testing.T, root *tree) *tree {
+	t.Helper()
 	for name, text := range map[string]string{
 		"bin/bash": "bash", "usr/bin/git": "git", "etc/ssl/certs/ca-certificates.crt": "ca", "etc/team": "ours",
 		"etc/passwd":          "root:x:0:0:root:/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n",
@@ -35,11 +49,11 @@ func foreignTree(t *testing.T) *tree {
 // publish puts a tree into a registry, for one architecture, and returns its digest.
 func publish(t *testing.T, ref, architecture string, root *tree) string {
 	t.Helper()
-	layer, err := writeLayer(t.Context(), t.TempDir(), func(w io.Writer) error { return writeTar(w, root) })
-	require.NoError(t, err)
+	var layer bytes.Buffer
+	require.NoError(t, writeTar(&layer, root))
 	img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: architecture})
 	require.NoError(t, err)
-	img, err = mutate.AppendLayers(img, layer)
+	img, err = mutate.AppendLayers(img, static.NewLayer(layer.Bytes(), types.OCIUncompressedLayer))
 	require.NoError(t, err)
 	tag, err := name.NewTag(ref)
 	require.NoError(t, err)
@@ -72,7 +86,7 @@ func fromBench(t *testing.T, root *tree) (*bench, string) {
 }
 
 func TestBuildFromOK(t *testing.T) {
-	b, digest := fromBench(t, foreignTree(t))
+	b, digest := fromBench(t, stillTree(t))
 	img, err := b.build(t)
 	require.NoError(t, err)
 	require.Equal(t, []string{"agent", "gitlab-runner", "from", "base", "kernel", "pull", "keep", "root file system", "initial RAM disk", "digests"}, b.steps)
@@ -96,7 +110,7 @@ func TestBuildFromOK(t *testing.T) {
 	require.Equal(t, []string{"agent", "gitlab-runner", "from", "base", "base", "image"}, b.steps, "nothing is downloaded twice")
 	require.Equal(t, int32(1), b.bases.Load())
 
-	changed := foreignTree(t)
+	changed := stillTree(t)
 	require.NoError(t, changed.file("etc/team", 0o644, 0, []byte("newer")))
 	newer := publish(t, b.recipe.From, "amd64", changed)
 	other, err := b.build(t)
@@ -146,11 +160,11 @@ func TestBuildFromErr(t *testing.T) {
 		want   string
 	}{
 		"no shell":         {root: bare, code: firerunner.Invalid, want: "no /bin/sh"},
-		"no apt":           {root: foreignTree, change: func(b *bench) { b.recipe.SSHD = true }, code: firerunner.Invalid, want: "lacks openssh-server"},
-		"no tag":           {root: foreignTree, change: func(b *bench) { b.recipe.From += "0" }, code: firerunner.NotFound, want: "look for"},
-		"no reference":     {root: foreignTree, change: func(b *bench) { b.recipe.From = "A B" }, code: firerunner.Invalid, want: "not one"},
-		"too large":        {root: foreignTree, change: func(b *bench) { b.Registry.Limit = 10 }, code: firerunner.Exhausted, want: "larger than"},
-		"packages without": {root: foreignTree, change: func(b *bench) { b.recipe.Packages = []string{"make"} }, code: firerunner.Invalid, want: "lacks make"},
+		"no apt":           {root: stillTree, change: func(b *bench) { b.recipe.SSHD = true }, code: firerunner.Invalid, want: "lacks openssh-server"},
+		"no tag":           {root: stillTree, change: func(b *bench) { b.recipe.From += "0" }, code: firerunner.NotFound, want: "look for"},
+		"no reference":     {root: stillTree, change: func(b *bench) { b.recipe.From = "A B" }, code: firerunner.Invalid, want: "not one"},
+		"too large":        {root: stillTree, change: func(b *bench) { b.Registry.Limit = 10 }, code: firerunner.Exhausted, want: "larger than"},
+		"packages without": {root: stillTree, change: func(b *bench) { b.recipe.Packages = []string{"make"} }, code: firerunner.Invalid, want: "lacks make"},
 		"apt fails": {root: func(t *testing.T) *tree {
 			root := foreignTree(t)
 			require.NoError(t, root.file("usr/bin/apt-get", 0o755, 0, []byte("#!/bin/sh\necho no mirror >&2; exit 100\n")))
@@ -159,7 +173,7 @@ func TestBuildFromErr(t *testing.T) {
 			return root
 		}, change: func(b *bench) { b.recipe.Packages = []string{"make"} }, code: firerunner.Invalid, want: "no mirror"},
 		"a mirror with a password": {root: func(t *testing.T) *tree {
-			root := foreignTree(t)
+			root := stillTree(t)
 			require.NoError(t, root.file("usr/bin/apt-get", 0o755, 0, nil))
 			return root
 		}, change: func(b *bench) {
@@ -178,15 +192,15 @@ func TestBuildFromErr(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, all)
 	}
-	b, _ := fromBench(t, foreignTree(t))
-	publish(t, b.recipe.From, "riscv64", foreignTree(t))
+	b, _ := fromBench(t, stillTree(t))
+	publish(t, b.recipe.From, "riscv64", stillTree(t))
 	_, err := b.build(t)
 	require.ErrorContains(t, err, "it is for linux/riscv64")
 }
 
 // An image of a foreign system that starts by itself has the modules of our kernel.
 func TestBuildFromNoAgentOK(t *testing.T) {
-	root := foreignTree(t)
+	root := stillTree(t)
 	for _, path := range []string{"sbin/init", "sbin/modprobe", "usr/lib/systemd/systemd-udevd"} {
 		require.NoError(t, root.file(path, 0o755, 0, []byte("x")))
 	}
