@@ -29,7 +29,8 @@ unless --run-network. Package tools have this machine's network and proxies.
 
 With --no-agent the system's own init starts, and there is neither agent nor
 gitlab-runner: for profiles that install the runner over SSH (--sshd). There are
-no SSH host keys in an image: each microVM gets its own.
+no SSH host keys in an image: each microVM gets its own. With an agent, it is the
+agent that starts, and not sshd.
 
 What is there already is not built again; --refresh fetches newer packages. It
 needs no configuration file. Interrupted, it leaves nothing half-made.`
