@@ -174,3 +174,19 @@ func TestRunDNS(t *testing.T) {
 	}
 	t.Fatal("the timeline does not show the steps")
 }
+
+// Whoever provisions may go away: the job goes on, and nobody is told otherwise.
+func TestRunContext(t *testing.T) {
+	t.Parallel()
+	r := newRun(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, r.cfg) }()
+	r.until(firerunner.ReportTookJob)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	require.Equal(t, whole[:3], r.kinds())
+	require.NoFileExists(t, filepath.Join(r.machine.dir, "off"))
+	r.finish()
+	require.Eventually(t, func() bool { return r.machine.read("run/exit") == "0\n" }, 20*time.Second, 10*time.Millisecond, "the job came to its end")
+}

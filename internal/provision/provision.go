@@ -83,7 +83,8 @@ func (t *Timeouts) complete() {
 }
 
 // Run installs gitlab-runner, starts it as an unprivileged user, reports what it does until it has ended, and turns the
-// microVM off. An error names host, microVM and step, and has been reported as ReportError.
+// microVM off. An error names host, microVM and step, and has been reported as ReportError. If ctx ends, nothing more is
+// reported, and the microVM is left as it is, with the job that runs in it.
 func Run(ctx context.Context, cfg Config) error {
 	cfg.Timeouts.complete()
 	if cfg.User == "" {
@@ -95,6 +96,9 @@ func Run(ctx context.Context, cfg Config) error {
 	g := &guest{Config: cfg, began: time.Now()}
 	defer g.close()
 	err := g.life(ctx)
+	if err != nil && ctx.Err() != nil {
+		return err // whoever called goes away: the job stays
+	}
 	if err != nil {
 		cfg.Report(firerunner.GuestReport{Kind: firerunner.ReportError, Message: err.Error()})
 	}

@@ -21,7 +21,7 @@ func userData(keys Keys, user string, life time.Duration) firerunner.Secret {
 	fmt.Fprintf(&b, `bootcmd:
   - [sh, -c, 'systemd-run --quiet --on-active=%[1]d --unit=firerunner-deadline systemctl reboot --force --force || { sleep %[1]d; reboot -f; } >/dev/null 2>&1 </dev/null &']
 `, seconds)
-	b.WriteString("ssh_pwauth: false\nssh_genkeytypes: []\nssh:\n  emit_keys_to_console: false\n")
+	b.WriteString("ssh_pwauth: false\nssh:\n  emit_keys_to_console: false\n")
 	authorized := strings.TrimSpace(keys.Authorized)
 	if user == "root" {
 		fmt.Fprintf(&b, "disable_root: false\nusers: []\nssh_authorized_keys: [%q]\n", authorized)
@@ -29,7 +29,7 @@ func userData(keys Keys, user string, life time.Duration) firerunner.Secret {
 		fmt.Fprintf(&b, "disable_root: true\nusers:\n  - {name: %s, shell: /bin/sh, sudo: ['ALL=(ALL) NOPASSWD:ALL'], ssh_authorized_keys: [%q]}\n", user, authorized)
 	}
 	if keys.HostSecret == "" { // the image brings its own
-		b.WriteString("ssh_deletekeys: false\n")
+		b.WriteString("ssh_deletekeys: false\nssh_genkeytypes: []\n")
 		return firerunner.Secret(b.String())
 	}
 	b.WriteString("ssh_deletekeys: true\nssh_keys:\n  ed25519_private: |\n")
