@@ -173,7 +173,7 @@ func TestDoctorDatabase(t *testing.T) {
 	require.Equal(t, good, look(s).Verdict)
 	require.NoDirExists(t, filepath.Join(dir, "state"))
 	s.run(0, "db", "migrate")
-	require.Contains(t, look(s).Found, "version 2")
+	require.Contains(t, look(s).Found, "version 3")
 
 	url := postgrestest.New(t)
 	post := s.on(url)
@@ -181,12 +181,12 @@ func TestDoctorDatabase(t *testing.T) {
 	post.run(0, "db", "migrate")
 	f := look(post)
 	require.Equal(t, good, f.Verdict)
-	require.Regexp(t, `^PostgreSQL \d+.*tables of version 2$`, f.Found)
+	require.Regexp(t, `^PostgreSQL \d+.*tables of version 3$`, f.Found)
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
-	for version, want := range map[int]verdict{1: warn, 3: warn, 4: fail} {
-		_, err = conn.Exec(t.Context(), `DELETE FROM goose_db_version WHERE version_id > 1`)
+	for version, want := range map[int]verdict{2: warn, 4: warn, 5: fail} {
+		_, err = conn.Exec(t.Context(), `DELETE FROM goose_db_version WHERE version_id > 2`)
 		require.NoError(t, err)
 		_, err = conn.Exec(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, version)
 		require.NoError(t, err)
@@ -233,7 +233,7 @@ func TestDBErr(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(dir, "state"), "nothing was made for it")
 	s.run(0, "db", "migrate")
 	out, _ := s.run(0, "db", "check")
-	require.Contains(t, out, "version 2")
+	require.Contains(t, out, "version 3")
 	require.Equal(t, firerunner.Invalid, firerunner.CodeOf(func() error {
 		_, err := (&app{Main: Main{Environ: s.on("postgres://").environ}}).load(true)
 		return err

@@ -153,3 +153,19 @@ SELECT * FROM vm_reports WHERE vm_id = @vm_id AND seq > @after ORDER BY seq;
 
 -- name: ReportsDelete :exec
 DELETE FROM vm_reports WHERE vm_id = $1;
+
+-- name: Lease :one
+SELECT * FROM leases WHERE name = $1;
+
+-- name: LeaseTake :exec
+INSERT INTO leases (name, holder, epoch, until) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch, until = excluded.until;
+
+-- name: LeaseDelete :exec
+DELETE FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3;
+
+-- name: LeasesPurge :exec
+DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < @before ORDER BY l.until LIMIT @most::bigint);
+
+-- name: Clock :one
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros;

@@ -48,11 +48,19 @@ func role() bool {
 	return true
 }
 
-// roleOpen waits for a line, so that all begin at once, then opens the store and writes to it.
-func roleOpen(path string) error {
-	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
-		return err
+// roleOpen reads paths, a line each, opens each one's store, writes to it, and says so. All begin at once because all are
+// told at once.
+func roleOpen(string) error {
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		if err := openOnce(lines.Text()); err != nil {
+			return err
+		}
+		fmt.Println("done")
 	}
+	return nil
+}
+
+func openOnce(path string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	store, err := sqlite.Open(ctx, sqlite.Config{
@@ -140,21 +148,30 @@ func startRole(t *testing.T, role, path string) *process {
 	return p
 }
 
-// TestOpenTogether: two processes that open one new file at once both come up.
+// TestOpenTogether: four processes that open one new file at once all come up, twenty times.
 func TestOpenTogether(t *testing.T) {
-	for round := range 12 { // both must come up each time: a race that is lost one time in five would show
+	const rounds, opening = 20, 4
+	var all []*process
+	for range opening {
+		all = append(all, startRole(t, "open", "several"))
+	}
+	for round := range rounds {
 		path := newPath(t)
-		processes := []*process{startRole(t, "open", path), startRole(t, "open", path)}
-		for _, p := range processes {
-			_, err := p.in.Write([]byte("go\n"))
+		for _, p := range all {
+			_, err := fmt.Fprintln(p.in, path)
 			require.NoError(t, err)
 		}
-		for _, p := range processes {
-			require.NoError(t, p.Wait(), "round %d: %s", round, &p.err)
+		for _, p := range all {
+			line, err := p.out.ReadString('\n')
+			if err != nil {
+				_ = p.Wait()
+			}
+			require.NoError(t, err, "round %d: %s", round, &p.err)
+			require.Equal(t, "done\n", line)
 		}
 		events, err := open(t, sqlite.Config{Path: path}).Events(t.Context(), firerunner.EventQuery{})
 		require.NoError(t, err)
-		require.Len(t, events, 2)
+		require.Len(t, events, opening)
 	}
 }
 

@@ -153,3 +153,16 @@ SELECT * FROM vm_reports WHERE vm_id = ? AND seq > @after ORDER BY seq;
 
 -- name: ReportsDelete :exec
 DELETE FROM vm_reports WHERE vm_id = ?;
+
+-- name: Lease :one
+SELECT * FROM leases WHERE name = ?;
+
+-- name: LeaseTake :exec
+INSERT INTO leases (name, holder, epoch, until) VALUES (?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch, until = excluded.until;
+
+-- name: LeaseDelete :exec
+DELETE FROM leases WHERE name = ? AND holder = ? AND epoch = ?;
+
+-- name: LeasesPurge :exec
+DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < @before ORDER BY l.until LIMIT @most);

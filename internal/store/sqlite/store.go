@@ -77,6 +77,7 @@ type Store struct {
 	baton  *baton.Baton[*transaction]
 
 	deliveries atomic.Int64 // taken since Open: when to purge
+	leases     atomic.Int64 // the same
 }
 
 var _ firerunner.Store = (*Store)(nil)

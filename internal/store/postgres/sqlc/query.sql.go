@@ -9,6 +9,17 @@ import (
 	"context"
 )
 
+const clock = `-- name: Clock :one
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros
+`
+
+func (q *Queries) Clock(ctx context.Context) (int64, error) {
+	row := q.db.QueryRow(ctx, clock)
+	var micros int64
+	err := row.Scan(&micros)
+	return micros, err
+}
+
 const deliveriesPurge = `-- name: DeliveriesPurge :exec
 DELETE FROM deliveries WHERE key IN (SELECT d.key FROM deliveries AS d WHERE d.at < $1 ORDER BY d.at LIMIT $2::bigint)
 `
@@ -648,6 +659,73 @@ func (q *Queries) JobsOpenOf(ctx context.Context, arg JobsOpenOfParams) ([]Job, 
 		return nil, err
 	}
 	return items, nil
+}
+
+const lease = `-- name: Lease :one
+SELECT name, holder, epoch, until FROM leases WHERE name = $1
+`
+
+func (q *Queries) Lease(ctx context.Context, name string) (Lease, error) {
+	row := q.db.QueryRow(ctx, lease, name)
+	var i Lease
+	err := row.Scan(
+		&i.Name,
+		&i.Holder,
+		&i.Epoch,
+		&i.Until,
+	)
+	return i, err
+}
+
+const leaseDelete = `-- name: LeaseDelete :exec
+DELETE FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3
+`
+
+type LeaseDeleteParams struct {
+	Name   string
+	Holder string
+	Epoch  int64
+}
+
+func (q *Queries) LeaseDelete(ctx context.Context, arg LeaseDeleteParams) error {
+	_, err := q.db.Exec(ctx, leaseDelete, arg.Name, arg.Holder, arg.Epoch)
+	return err
+}
+
+const leaseTake = `-- name: LeaseTake :exec
+INSERT INTO leases (name, holder, epoch, until) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch, until = excluded.until
+`
+
+type LeaseTakeParams struct {
+	Name   string
+	Holder string
+	Epoch  int64
+	Until  int64
+}
+
+func (q *Queries) LeaseTake(ctx context.Context, arg LeaseTakeParams) error {
+	_, err := q.db.Exec(ctx, leaseTake,
+		arg.Name,
+		arg.Holder,
+		arg.Epoch,
+		arg.Until,
+	)
+	return err
+}
+
+const leasesPurge = `-- name: LeasesPurge :exec
+DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < $1 ORDER BY l.until LIMIT $2::bigint)
+`
+
+type LeasesPurgeParams struct {
+	Before int64
+	Most   int64
+}
+
+func (q *Queries) LeasesPurge(ctx context.Context, arg LeasesPurgeParams) error {
+	_, err := q.db.Exec(ctx, leasesPurge, arg.Before, arg.Most)
+	return err
 }
 
 const projectUpsert = `-- name: ProjectUpsert :exec

@@ -65,6 +65,13 @@ type Job struct {
 	SeenAt      int64
 }
 
+type Lease struct {
+	Name   string
+	Holder string
+	Epoch  int64
+	Until  int64
+}
+
 type Project struct {
 	ID     int64
 	Path   string

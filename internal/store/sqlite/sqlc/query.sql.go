@@ -674,6 +674,73 @@ func (q *Queries) JobsOpenOf(ctx context.Context, arg JobsOpenOfParams) ([]Job, 
 	return items, nil
 }
 
+const lease = `-- name: Lease :one
+SELECT name, holder, epoch, until FROM leases WHERE name = ?
+`
+
+func (q *Queries) Lease(ctx context.Context, name string) (Lease, error) {
+	row := q.db.QueryRowContext(ctx, lease, name)
+	var i Lease
+	err := row.Scan(
+		&i.Name,
+		&i.Holder,
+		&i.Epoch,
+		&i.Until,
+	)
+	return i, err
+}
+
+const leaseDelete = `-- name: LeaseDelete :exec
+DELETE FROM leases WHERE name = ? AND holder = ? AND epoch = ?
+`
+
+type LeaseDeleteParams struct {
+	Name   string
+	Holder string
+	Epoch  int64
+}
+
+func (q *Queries) LeaseDelete(ctx context.Context, arg LeaseDeleteParams) error {
+	_, err := q.db.ExecContext(ctx, leaseDelete, arg.Name, arg.Holder, arg.Epoch)
+	return err
+}
+
+const leaseTake = `-- name: LeaseTake :exec
+INSERT INTO leases (name, holder, epoch, until) VALUES (?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch, until = excluded.until
+`
+
+type LeaseTakeParams struct {
+	Name   string
+	Holder string
+	Epoch  int64
+	Until  int64
+}
+
+func (q *Queries) LeaseTake(ctx context.Context, arg LeaseTakeParams) error {
+	_, err := q.db.ExecContext(ctx, leaseTake,
+		arg.Name,
+		arg.Holder,
+		arg.Epoch,
+		arg.Until,
+	)
+	return err
+}
+
+const leasesPurge = `-- name: LeasesPurge :exec
+DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < ?1 ORDER BY l.until LIMIT ?2)
+`
+
+type LeasesPurgeParams struct {
+	Before int64
+	Most   int64
+}
+
+func (q *Queries) LeasesPurge(ctx context.Context, arg LeasesPurgeParams) error {
+	_, err := q.db.ExecContext(ctx, leasesPurge, arg.Before, arg.Most)
+	return err
+}
+
 const projectUpsert = `-- name: ProjectUpsert :exec
 INSERT INTO projects (id, path, seen_at) VALUES (?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
