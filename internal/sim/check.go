@@ -25,6 +25,13 @@ func (w *world) checkEvent(e firerunner.Event) {
 			w.problem("runner %s moved from %s, and it was %s", e.RunnerID, e.From, was)
 		}
 		w.states[e.RunnerID] = e.To
+	case firerunner.EventNotice:
+		if e.Actor == "guest" && e.Message == "gitlab-runner started" { // a guest says so once
+			if w.started[e.RunnerID] {
+				w.problem("a report of runner %s counted twice", e.RunnerID)
+			}
+			w.started[e.RunnerID] = true
+		}
 	}
 }
 

@@ -58,6 +58,9 @@ func (f *fleet) create(spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) 
 		w: f.w, spec: spec, madeAt: time.Now(), alive: true, changed: make(chan struct{}),
 		harm: map[string]bool{}, life: f.w.drawLife(),
 	}
+	if f.w.o.tamper.life != nil {
+		f.w.o.tamper.life(f.w, spec.ID, &vm.life)
+	}
 	f.vms[spec.ID] = vm
 	f.all = append(f.all, vm)
 	f.w.say("microVM made", "runner", spec.ID, "host", spec.Host, "size", spec.Size.String())
@@ -137,14 +140,14 @@ func (localDriver) Probe(context.Context) error { return nil }
 
 // Create implements firerunner.Driver.
 func (l localDriver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) {
-	return remote(ctx, l.d, "driver.create "+spec.ID, func() trip { return l.d.w.createTrip(spec.Host) }, func() (firerunner.MicroVM, error) {
+	return remote(ctx, l.d, "driver.create "+spec.ID, func() trip { return l.d.w.tampered("create", spec.ID, l.d.w.createTrip(spec.Host)) }, func() (firerunner.MicroVM, error) {
 		return l.f.create(spec)
 	})
 }
 
 // Destroy implements firerunner.Driver.
 func (l localDriver) Destroy(ctx context.Context, id string) error {
-	return remoteErr(ctx, l.d, "driver.destroy "+id, func() trip { return l.d.w.destroyTrip(l.f.isSilent(id)) }, func() error {
+	return remoteErr(ctx, l.d, "driver.destroy "+id, func() trip { return l.d.w.tampered("destroy", id, l.d.w.destroyTrip(l.f.isSilent(id))) }, func() error {
 		l.f.destroy(id)
 		return nil
 	})

@@ -37,6 +37,7 @@ type life struct {
 	lies     string        // what nonsense it says
 	losesOne float64       // how often a report of it is lost before anybody has it
 	leaves   bool          // gitlab-runner ends before it has a job
+	idle     bool          // gitlab-runner never asks for one
 	graceful bool
 }
 
@@ -108,6 +109,10 @@ func (vm *microVM) begin() {
 		vm.say(firerunner.GuestReport{Kind: firerunner.ReportStarted})
 		vm.waitTill = time.Now().Add(vm.spec.Start.WaitTimeout)
 		vm.lie()
+		if vm.life.idle {
+			vm.harm["it never asks for a job"] = true
+			return
+		}
 		vm.in(vm.w.between(50*time.Millisecond, time.Second), vm.ask)
 	})
 }

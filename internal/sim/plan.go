@@ -145,11 +145,11 @@ func drawJobs(s *scheduler, p *plan) {
 			at: s.between(0, p.chaos*3/4), project: pick(s, p.projects...), takes: s.between(time.Second, 3*time.Minute),
 			tags: firerunner.TagSet(pick(s, tagSmall, tagSmall, tagMedium, tagLarge)), fails: s.happens(0.15),
 		}
-		if s.happens(0.2) {
-			j.cancel = s.between(time.Millisecond, 2*time.Minute)
+		if s.happens(0.25) {
+			j.cancel = s.between(time.Millisecond, pick(s, 15*time.Second, 2*time.Minute)) // about when it is taken, or later
 		}
 		if s.happens(0.1) {
-			j.foreign = s.between(time.Millisecond, time.Minute)
+			j.foreign = s.between(time.Millisecond, pick(s, 15*time.Second, time.Minute))
 		}
 		if s.happens(0.05) {
 			j.tags = tagHuge

@@ -57,7 +57,7 @@ func remote[T any](ctx context.Context, d *daemon, what string, plan func() trip
 			}
 		}
 		if p.silent || p.noEffect {
-			p.back = connectionLost
+			p.back = max(p.back, connectionLost)
 			answer(zero, firerunner.Errorf(firerunner.Unavailable, "%s: the connection was lost", what))
 			return
 		}

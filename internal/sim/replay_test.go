@@ -18,7 +18,9 @@ func TestReplay(t *testing.T) {
 		second := Run(t, Options{Seed: seed, Tell: func(line string) { lines = append(lines, line) }})
 		require.Equal(t, first, second, "seed %d", seed)
 		hashes = append(hashes, first.Hash)
-		require.True(t, slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "EVENT runner.") || strings.Contains(l, "daemon starts") }))
+		require.True(t, slices.ContainsFunc(lines, func(l string) bool {
+			return strings.Contains(l, "EVENT runner.") || strings.Contains(l, "daemon starts")
+		}))
 	}
 	slices.Sort(hashes)
 	require.Len(t, slices.Compact(hashes), 12, "and another seed is another course")

@@ -44,6 +44,9 @@ func (q *stepQueue) add(w *world, steps []firerunner.Step) {
 	slices.SortFunc(steps, func(a, b firerunner.Step) int { return cmp.Compare(stepWords(a), stepWords(b)) })
 	now := time.Now()
 	for _, s := range steps {
+		if w.o.tamper.lose != nil && w.o.tamper.lose(w, s) {
+			continue
+		}
 		due := s.NotBefore
 		if due.Before(now) {
 			due = now

@@ -65,6 +65,13 @@ func (w *world) destroyTrip(silent bool) trip {
 	return t
 }
 
+func (w *world) tampered(what, id string, t trip) trip {
+	if w.o.tamper.trip == nil {
+		return t
+	}
+	return w.o.tamper.trip(w, what, id, t)
+}
+
 // driverTrip is one call to a driver; one that is for a silent host is not answered.
 func (w *world) driverTrip(silent bool) trip {
 	t := trip{there: w.between(100*time.Microsecond, 10*time.Millisecond), back: w.between(100*time.Microsecond, 10*time.Millisecond)}

@@ -23,9 +23,17 @@ type Options struct {
 	// Tell is given each line of the timeline as it happens; nil: nobody looks.
 	Tell func(line string)
 
-	plan   *plan          // nil: drawn from the seed
-	before func(w *world) // arranges more, once the world stands
-	done   func(w *world) bool
+	plan   *plan // nil: drawn from the seed
+	tamper tamper
+	done   func(w *world) bool // nil: at rest
+}
+
+// tamper is what a test does to one thing, where a plan speaks of chances.
+type tamper struct {
+	lose  func(w *world, s firerunner.Step) bool       // the step is never done
+	life  func(w *world, id string, l *life)           // what a microVM has before it
+	trip  func(w *world, what, id string, t trip) trip // a call to the driver
+	event func(w *world, e firerunner.Event)           // as soon as it is written; may book, must not wait
 }
 
 // Result is what a run has shown.
@@ -75,7 +83,7 @@ type world struct {
 	sum      hash.Hash
 	log      []logged // the event log, with the true time of each
 	states   map[string]firerunner.State
-	quietAt  time.Time
+	started  map[string]bool // runners whose gitlab-runner has started
 }
 
 // logged is an event and when it was truly written.
@@ -96,7 +104,7 @@ func Run(t *testing.T, o Options) (result Result) {
 
 func newWorld(o Options) *world {
 	w := &world{
-		scheduler: newScheduler(o.Seed), o: o, sum: sha256.New(), states: map[string]firerunner.State{},
+		scheduler: newScheduler(o.Seed), o: o, sum: sha256.New(), states: map[string]firerunner.State{}, started: map[string]bool{},
 	}
 	if o.plan != nil {
 		w.plan = *o.plan
@@ -125,9 +133,6 @@ func (w *world) live() {
 	}
 	w.after(w.plan.chaos, w.becalm)
 	w.every(30*time.Second, w.gitlab.SweepTimeouts)
-	if w.o.before != nil {
-		w.o.before(w)
-	}
 	w.planCrash()
 	w.startDaemon()
 	done := w.o.done
@@ -275,6 +280,9 @@ func (w *world) committed(events []firerunner.Event, steps []firerunner.Step) {
 		w.log = append(w.log, logged{e, time.Now()})
 		fmt.Fprintf(w.sum, "%v %+v\n", w.clock(), e)
 		w.checkEvent(e)
+		if w.o.tamper.event != nil {
+			w.o.tamper.event(w, e)
+		}
 		w.say("EVENT "+string(e.Kind), "runner", e.RunnerID, "job", e.JobID, "from", e.From, "to", e.To, "actor", e.Actor, "reason", e.Reason, "message", e.Message)
 	}
 	w.queue.add(w, steps)
