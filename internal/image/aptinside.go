@@ -37,17 +37,24 @@ rm -rf /var/lib/apt/lists/*
 	return []byte(b.String())
 }
 
+// foreignSources are the recipe's sources for a foreign system, in the deb822 style; nothing if it has none.
+func foreignSources(lines []string) (string, error) {
+	all := parseOneLine(strings.Join(lines, "\n"))
+	if len(all) != len(lines) {
+		return "", firerunner.Errorf(firerunner.Invalid, "read the mirrors: with a container image each has to be an apt source line").
+			WithHint("such as: deb MIRROR-URL SUITE main")
+	}
+	return renderSources(all)
+}
+
 // aptInstall installs packages in a foreign system. That needs the network: package tools get this machine's, with its
 // proxies, and nothing else of it.
 func (r *run) aptInstall(ctx context.Context, t *tree, contents *spool, packages []string) (*tree, error) {
-	sources := ""
-	if len(r.recipe.FromMirrors) > 0 {
-		var err error
-		if sources, err = renderSources(parseOneLine(strings.Join(r.recipe.FromMirrors, "\n"))); err != nil {
-			return nil, err
-		}
+	sources, err := foreignSources(r.recipe.FromMirrors)
+	if err != nil {
+		return nil, err
 	}
-	err := r.step("packages", func() (string, error) {
+	err = r.step("packages", func() (string, error) {
 		changed, err := r.sandbox(ctx, t, contents, task{step: "packages", scripts: [][]byte{aptScript(sources, packages)}, network: true})
 		if err != nil {
 			return "", firerunner.Errorf(firerunner.CodeOf(err), "install %s: %w", strings.Join(packages, ", "), err).

@@ -24,7 +24,7 @@ func (r *run) derived(ctx context.Context, b *base, from *origin) (*base, error)
 	}
 	parts := []any{"derived", derivedVersion, b.Digest, r.recipe.Scripts, r.recipe.Network}
 	if from != nil {
-		parts = append(parts, from.digest, r.recipe.Packages, r.recipe.ownInit(), r.recipe.FromMirrors)
+		parts = append(parts, from.digest, r.recipe.Packages, r.recipe.Sudo, r.recipe.SSHD, r.recipe.NoAgent, r.recipe.FromMirrors)
 	}
 	key := keyOf(parts...)
 	return r.keep(ctx, key, func(dir string) error {

@@ -64,6 +64,10 @@ func unpackOne(dir, at string, h *tar.Header, data io.Reader) error {
 		if err = os.Symlink(h.Linkname, at); err == nil {
 			err = os.Lchown(at, h.Uid, h.Gid)
 		}
+		if err == nil {
+			then := unix.NsecToTimespec(h.ModTime.UnixNano())
+			err = unix.UtimesNanoAt(unix.AT_FDCWD, at, []unix.Timespec{then, then}, unix.AT_SYMLINK_NOFOLLOW)
+		}
 		return err
 	case tar.TypeLink:
 		return os.Link(filepath.Join(dir, filepath.FromSlash(path.Clean("/"+h.Linkname))), at)

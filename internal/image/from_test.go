@@ -177,8 +177,9 @@ func TestBuildFromErr(t *testing.T) {
 			require.NoError(t, root.file("usr/bin/apt-get", 0o755, 0, nil))
 			return root
 		}, change: func(b *bench) {
-			b.recipe.Packages, b.recipe.FromMirrors = []string{"make"}, []string{"deb http://me:pass@x.test/ubuntu jammy main"}
+			b.recipe.Packages, b.recipe.FromMirrors = nil, []string{"deb http://me:pass@x.test/ubuntu jammy main"}
 		}, code: firerunner.Invalid, want: "holds a password"},
+		"a mirror that is not a line": {root: stillTree, change: func(b *bench) { b.recipe.FromMirrors = []string{"http://x.test/"} }, code: firerunner.Invalid, want: "apt source line"},
 	} {
 		b, _ := fromBench(t, tc.root(t))
 		if tc.change != nil {

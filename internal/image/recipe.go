@@ -93,6 +93,9 @@ func (r Recipe) complete() (Recipe, error) {
 	if len(r.Scripts) > maxScripts {
 		return invalid("%d scripts; at most %d are run", len(r.Scripts), maxScripts)
 	}
+	if _, err := foreignSources(r.FromMirrors); err != nil {
+		return r, err
+	}
 	all := slices.Clone(r.Packages)
 	if r.From == "" { // what a foreign system lacks is found out when it is there
 		all = append(r.kernelPackages(), r.Packages...)
