@@ -24,6 +24,8 @@ TEST_TIMEOUT ?= 40m
 # half the time of every test with a database. Unpacking is as slow, and shares nothing. Everything around them is looked at.
 RACE := -race -gcflags='modernc.org/sqlite/lib=-d=checkptr=0 -race=false' -gcflags='compress/flate=-race=false'
 FUZZTIME ?= 10s
+SEEDS ?= 2000
+FROM ?= 1
 BENCH_BOOTS ?= 10
 COVERAGE_LEAST ?= 75
 
@@ -31,8 +33,8 @@ COVERAGE_LEAST ?= 75
 help: ## Print this list
 	@printf 'FireRunner: a microVM for every GitLab CI job.\n\n'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: FUZZTIME=%s BENCH_BOOTS=%s TEST_TIMEOUT=%s FIRERUNNER_CACHE=%s\n' \
-		'$(FUZZTIME)' '$(BENCH_BOOTS)' '$(TEST_TIMEOUT)' '$(FIRERUNNER_CACHE)'
+	@printf '\nVariables: FUZZTIME=%s SEEDS=%s BENCH_BOOTS=%s TEST_TIMEOUT=%s FIRERUNNER_CACHE=%s\n' \
+		'$(FUZZTIME)' '$(SEEDS)' '$(BENCH_BOOTS)' '$(TEST_TIMEOUT)' '$(FIRERUNNER_CACHE)'
 
 ##### To run it
 
@@ -91,6 +93,10 @@ bench: image ## Measure what docs/PERFORMANCE.md quotes (some minutes; on an oth
 	go test -run '^$$' -bench 'Throughput|Connect' ./internal/network
 	go test -run '^$$' -bench 'Update|Read' ./internal/store/sqlite
 	go test -run '^$$' -bench Ack -benchtime 4000x ./internal/intake
+
+.PHONY: sim
+sim: ## Live through SEEDS courses of events in which everything goes wrong, from FROM on; one seed: its timeline
+	go test ./internal/sim -run '^TestSeeds$$' -count=1 -timeout 24h -v -seeds $(SEEDS) -from $(FROM) -lanes $$(nproc)
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME

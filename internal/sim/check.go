@@ -130,6 +130,41 @@ func (w *world) noteDeletion(id int64) {
 	}
 }
 
+// bareMost is how long a demand may be without any runner in a calm world: the longest pause after rejections, a sweep, and
+// what a claim that is doubted takes.
+const bareMost = 4 * time.Minute
+
+// checkWaiting looks now and then, in a calm world, whether jobs wait that nobody sees to.
+func (w *world) checkWaiting() {
+	ctx := context.Background()
+	live, _ := w.store.Runners(ctx, firerunner.RunnerQuery{Live: true})
+	served, queued := map[firerunner.Demand]bool{}, 0
+	for _, r := range live {
+		served[r.Demand] = served[r.Demand] || r.Supply()
+		if r.State == firerunner.Queued {
+			queued++
+		}
+	}
+	full := w.plan.queueSize > 0 && queued >= w.plan.queueSize
+	before := w.bare
+	w.bare = map[firerunner.Demand]time.Time{}
+	for _, id := range w.gitlab.order {
+		j := w.gitlab.jobs[id]
+		d := j.Demand()
+		if j.Status != firerunner.JobPending || j.Tags == tagHuge || j.Tags == tagDocker || served[d] || full || !w.daemon.works {
+			continue
+		}
+		since, known := before[d]
+		if !known {
+			since = time.Now()
+		}
+		w.bare[d] = since
+		if bare := time.Since(since); bare > bareMost && bare < bareMost+checkEvery {
+			w.problem("job %d has waited for %s, and there is no runner for it", id, bare)
+		}
+	}
+}
+
 // left says in words what is not at rest.
 func (w *world) left() []string {
 	var left []string

@@ -83,7 +83,8 @@ type world struct {
 	sum      hash.Hash
 	log      []logged // the event log, with the true time of each
 	states   map[string]firerunner.State
-	started  map[string]bool // runners whose gitlab-runner has started
+	bare     map[firerunner.Demand]time.Time // since when jobs wait without a runner
+	started  map[string]bool                 // runners whose gitlab-runner has started
 }
 
 // logged is an event and when it was truly written.
@@ -150,7 +151,10 @@ func (w *world) becalm() {
 	w.say("calm")
 	w.faults, w.calm, w.crashIn = faults{}, true, 0
 	w.every(10*time.Second, w.giveUp)
+	w.every(checkEvery, w.checkWaiting)
 }
+
+const checkEvery = 10 * time.Second
 
 // giveUp is users who have read that what they asked for cannot be had.
 func (w *world) giveUp() {
