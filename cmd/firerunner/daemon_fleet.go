@@ -35,7 +35,7 @@ func (d *daemon) openFleet(ctx context.Context, installation string) error {
 	driver, err := flintlock.New(ctx, flintlock.Config{
 		Name: d.cfg.Driver, Namespace: "fr-" + installation, Hosts: fleet(d.cfg.Config), Ledger: d.store,
 		GuestURL: g.Endpoint(), GuestFingerprint: guest.Fingerprint(certificate),
-		AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
+		Outside: provisioner(d.log).Outside, AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
 		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),
 	})
 	if err != nil {

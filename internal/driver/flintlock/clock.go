@@ -52,7 +52,7 @@ func (d *Driver) tick() time.Duration {
 			why = ending
 		case !now.Before(row.Deadline):
 			why = "ended at its deadline"
-		case admitted(row) && silent >= d.cfg.HeartbeatTimeout:
+		case admitted(row) && !fromOutside(row) && silent >= d.cfg.HeartbeatTimeout:
 			why = fmt.Sprintf("its guest has not been heard of for %s", silent.Round(time.Second))
 		}
 		if why != "" {
@@ -63,7 +63,7 @@ func (d *Driver) tick() time.Duration {
 			continue
 		}
 		sleep = min(sleep, row.Deadline.Sub(now))
-		if admitted(row) {
+		if admitted(row) && !fromOutside(row) {
 			sleep = min(sleep, d.cfg.HeartbeatTimeout-silent)
 		}
 	}

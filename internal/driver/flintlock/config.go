@@ -1,6 +1,7 @@
 package flintlock
 
 import (
+	"context"
 	"encoding/hex"
 	"log/slog"
 	"net"
@@ -29,6 +30,12 @@ type Config struct {
 	Install []Download
 	// AllowTags accepts image references without a digest. What boots may then change under us.
 	AllowTags bool
+
+	// Outside makes what stands in for the agent of a microVM whose image has none; nil: such microVMs are refused.
+	Outside func(host string, spec firerunner.MicroVMSpec) (firerunner.Outside, error)
+	// Dial connects to a microVM that is provisioned over SSH; nil = from this machine, which must have a way to the
+	// hosts' guests.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	CallTimeout      time.Duration // of one call to a host; 0 = 10 s
 	DestroyTimeout   time.Duration // until Destroy gives up waiting for a host; 0 = 45 s
@@ -105,6 +112,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ConsoleBytes <= 0 {
 		c.ConsoleBytes = 256 << 10
+	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -46,7 +46,14 @@ func (d *Driver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firer
 	if err != nil {
 		return firerunner.MicroVM{}, err
 	}
+	outside, err := d.outside(spec)
+	if err != nil {
+		return firerunner.MicroVM{}, err
+	}
 	request, err := d.cfg.request(host.Host, spec, token)
+	if err == nil && outside != nil {
+		request.Metadata, err = outsideMetadata(spec, token, outside.UserData)
+	}
 	if err == nil {
 		err = rules{stateDir: host.stateDir(), tags: d.cfg.AllowTags}.validate(request)
 	}
@@ -66,6 +73,9 @@ func (d *Driver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firer
 	}
 	if err := d.make(ctx, host, vm, request, spec, hash, !known); err != nil {
 		return firerunner.MicroVM{}, err
+	}
+	if outside != nil {
+		d.provision(vm, *outside, spec)
 	}
 	d.stir()
 	host.look()
@@ -90,7 +100,12 @@ func (d *Driver) make(ctx context.Context, host *daemon, vm *microVM, request *t
 		d.unmade(ctx, vm, fresh)
 		return host.fault(err, doing+": looking whether it is there")
 	}
-	uid, err := d.settle(ctx, host, vm.know(), there)
+	uid := ""
+	if spec.Provision == firerunner.ProvisionSSH {
+		err = d.removeAll(ctx, host, there) // whoever made it had the keys
+	} else {
+		uid, err = d.settle(ctx, host, vm.know(), there)
+	}
 	if err != nil {
 		d.unmade(ctx, vm, false)
 		return host.fault(err, doing+": removing a second one of its name")
@@ -133,6 +148,7 @@ func (vm *microVM) begin(spec firerunner.MicroVMSpec, now time.Time) {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	vm.start, vm.aliveAt, vm.row.Deadline = &start, now, spec.Deadline
+	vm.outside = spec.Provision == firerunner.ProvisionSSH
 }
 
 // renew writes down the token of the request that is about to be sent.
@@ -188,6 +204,16 @@ func (d *Driver) unmade(ctx context.Context, vm *microVM, surely bool) {
 		return
 	}
 	d.vms.drop(vm)
+}
+
+// removeAll has a host delete what it has under one name.
+func (d *Driver) removeAll(ctx context.Context, host *daemon, there []*types.MicroVM) error {
+	for _, vm := range there {
+		if err := host.remove(ctx, vm.GetSpec().GetUid()); err != nil {
+			return fmt.Errorf("uid %s: %w", vm.GetSpec().GetUid(), err)
+		}
+	}
+	return nil
 }
 
 // settle picks, of what a host has under one name, the one that is ours to keep, and has the others deleted: each was

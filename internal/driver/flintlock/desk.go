@@ -27,6 +27,10 @@ func (d *Driver) Admit(ctx context.Context, id string, token firerunner.Secret) 
 		return none(err)
 	}
 	vm.mu.Lock()
+	if vm.outside || fromOutside(vm.row) {
+		vm.mu.Unlock()
+		return none(stranger(id))
+	}
 	ended, lost := vm.row.Exited || vm.ending != "", vm.start == nil && !admitted(vm.row)
 	vm.mu.Unlock()
 	switch {

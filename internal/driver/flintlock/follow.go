@@ -126,7 +126,7 @@ func (d *Driver) Order(ctx context.Context, id string, order firerunner.GuestOrd
 	switch {
 	case vm.row.Exited || vm.ending != "":
 		return deaf("it has ended")
-	case silence > d.cfg.HeartbeatTimeout/2:
+	case silence > d.cfg.HeartbeatTimeout/2 && !fromOutside(vm.row):
 		return deaf("it has been silent for " + silence.Round(time.Second).String())
 	}
 	select {

@@ -13,10 +13,14 @@ import (
 
 // Keys of a guest's metadata, read at http://169.254.169.254/latest/KEY.
 const (
-	metaDataKey   = "meta-data"  // cloud-init's
-	userDataKey   = "user-data"  // cloud-init's
-	firerunnerKey = "firerunner" // the guest agent's
+	metaDataKey   = "meta-data"   // cloud-init's
+	userDataKey   = "user-data"   // cloud-init's
+	vendorDataKey = "vendor-data" // cloud-init's
+	firerunnerKey = "firerunner"  // the guest agent's
 )
+
+// noVendorData says that there is none: cloud-init asks ten times for what is not there.
+const noVendorData = "#cloud-config\n{}\n"
 
 // guestStory is what the guest agent reads: who it is, whom to call, and how to know that one. Package guest has the
 // other end; a test holds the two together.
@@ -43,14 +47,17 @@ func (c Config) guestMetadata(h Host, spec firerunner.MicroVMSpec, token firerun
 	if err != nil {
 		return nil, firerunner.Errorf(firerunner.Internal, "the guest's metadata: %w", err)
 	}
-	// flintlockd adds instance_id where there is none; cloud-init reads instance-id.
-	// https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html
-	meta := fmt.Sprintf("instance_id: %[1]s\ninstance-id: %[1]s\nlocal-hostname: %[1]s\n", spec.ID)
-	values := map[string]string{metaDataKey: meta, userDataKey: userData(c.Install), firerunnerKey: string(story)}
+	values := map[string]string{metaDataKey: cloudMetaData(spec.ID), userDataKey: userData(c.Install), firerunnerKey: string(story)}
 	for key, value := range values {
 		values[key] = base64.StdEncoding.EncodeToString([]byte(value))
 	}
 	return values, nil
+}
+
+// cloudMetaData says who the microVM is. flintlockd adds instance_id where there is none; cloud-init reads instance-id.
+// https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html
+func cloudMetaData(id string) string {
+	return fmt.Sprintf("instance_id: %[1]s\ninstance-id: %[1]s\nlocal-hostname: %[1]s\n", id)
 }
 
 // plainAddress takes the prefix length off.

@@ -20,6 +20,7 @@ type microVM struct {
 	mu      sync.Mutex
 	row     firerunner.LedgerVM
 	start   *firerunner.GuestStart // until its guest has it; nil after a restart of the daemon
+	outside bool                   // it is provisioned over SSH: nobody in it is let in
 	aliveAt time.Time              // its guest's last sign of life
 	ending  string                 // why it ends, as long as the ledger has not taken that
 	orders  chan firerunner.GuestOrder

@@ -259,7 +259,7 @@ func metadata(spec *types.MicroVMSpec) error {
 		if !keyForm.MatchString(key) {
 			return refuse("metadata key %.80q is not a plain name", key)
 		}
-		if key == "vendor-data" {
+		if key == vendorDataKey && value != base64.StdEncoding.EncodeToString([]byte(noVendorData)) {
 			return refuse("metadata key %s is flintlockd's own", key)
 		}
 		text, err := base64.StdEncoding.DecodeString(value)
