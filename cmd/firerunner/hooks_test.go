@@ -164,6 +164,7 @@ func TestHooksEnsure_Enable(t *testing.T) {
 	e := newEnsuring(t, nil)
 	status, one, _ := e.ensure()
 	require.Zero(t, status)
+	require.Equal(t, "made", one.Action)
 	e.answer.Store(http.StatusInternalServerError)
 	_, err := e.gitlab.Push(e.project.ID, map[string]string{".gitlab-ci.yml": "many:\n  parallel: 6\n  script: ['true']\n"})
 	require.NoError(t, err)
