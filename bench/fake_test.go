@@ -17,7 +17,12 @@ import (
 // for no time, and everything of it is removed. At most 64 microVMs exist at once, so the times from pending contain the
 // wait for a place. Run it with -benchtime 500x or so.
 func BenchmarkJobsPerMinute(b *testing.B) {
-	p := newPlane(b)
+	b.Run("sqlite", func(b *testing.B) { jobsPerMinute(b, onSQLite) })
+	b.Run("postgres", func(b *testing.B) { jobsPerMinute(b, onPostgres) }) // its own processor time is not counted
+}
+
+func jobsPerMinute(b *testing.B, on engine) {
+	p := newPlane(b, on)
 	_, err := p.gitlab.AddHook(p.project.ID, gitlabtest.Hook{URL: p.webhook, SigningToken: signing, JobEvents: true})
 	require.NoError(b, err)
 	var ci strings.Builder

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/firerunner/firerunner"
@@ -21,6 +22,8 @@ import (
 	"github.com/firerunner/firerunner/internal/gitlabtest"
 	"github.com/firerunner/firerunner/internal/intake"
 	"github.com/firerunner/firerunner/internal/queue"
+	"github.com/firerunner/firerunner/internal/store/postgres"
+	"github.com/firerunner/firerunner/internal/store/postgrestest"
 	"github.com/firerunner/firerunner/internal/store/sqlite"
 )
 
@@ -35,7 +38,7 @@ const (
 type plane struct {
 	gitlab  *gitlabtest.Server
 	project *gitlabtest.Project
-	store   *sqlite.Store
+	store   firerunner.Store
 	control *control.Control
 	webhook string
 	seen    watch
@@ -66,8 +69,31 @@ func (w *watch) record(events []firerunner.Event) {
 	}
 }
 
+// engine opens a store on an empty database, and says where the queue finds it.
+type engine func(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config)
+
+func onSQLite(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config) {
+	store, err := sqlite.Open(b.Context(), sqlite.Config{
+		Path: filepath.Join(b.TempDir(), "store.db"), Enqueue: enqueuer.Enqueue, Enqueued: enqueuer.Wake,
+		Logger: slog.New(slog.DiscardHandler), Migrate: []func(context.Context, *sql.DB) error{queue.Migrate}, Committed: committed,
+	})
+	require.NoError(b, err)
+	return store, queue.Config{DB: store.DB()}
+}
+
+// onPostgres has a server of its own, whose commits wait for the disk as in earnest.
+func onPostgres(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config) {
+	server := postgrestest.Start(b, postgrestest.Options{Durable: true})
+	store, err := postgres.Open(b.Context(), postgres.Config{
+		URL: firerunner.Secret(server.URL("postgres")), Enqueue: enqueuer.EnqueuePostgres, Enqueued: enqueuer.Wake, Connections: 16,
+		Logger: slog.New(slog.DiscardHandler), Migrate: []func(context.Context, *pgxpool.Pool) error{queue.MigratePostgres}, Committed: committed,
+	})
+	require.NoError(b, err)
+	return store, queue.Config{Pool: store.Pool()}
+}
+
 // newPlane starts everything. Parts end in the reverse order with the benchmark.
-func newPlane(b *testing.B) *plane {
+func newPlane(b *testing.B, on engine) *plane {
 	b.Helper()
 	p := &plane{seen: watch{running: map[int64]time.Time{}, gone: map[int64]time.Time{}, changed: make(chan struct{}, 1)}}
 	quiet := slog.New(slog.DiscardHandler)
@@ -84,11 +110,8 @@ func newPlane(b *testing.B) *plane {
 
 	enqueuer, err := queue.NewEnqueuer()
 	require.NoError(b, err)
-	p.store, err = sqlite.Open(ctx, sqlite.Config{
-		Path: filepath.Join(b.TempDir(), "store.db"), Enqueue: enqueuer.Enqueue, Enqueued: enqueuer.Wake, Logger: quiet,
-		Migrate: []func(context.Context, *sql.DB) error{queue.Migrate}, Committed: p.seen.record,
-	})
-	require.NoError(b, err)
+	var work queue.Config
+	p.store, work = on(b, enqueuer, p.seen.record)
 	b.Cleanup(func() { require.NoError(b, p.store.Close()) })
 	require.NoError(b, p.store.Update(ctx, func(tx firerunner.Tx) error {
 		return tx.SaveHost(ctx, firerunner.Host{Name: "here", Driver: "fake", VCPUs: slots, MemoryMiB: slots * 1024, Slots: slots})
@@ -105,9 +128,8 @@ func newPlane(b *testing.B) *plane {
 		Profiles: []firerunner.Profile{{Name: firerunner.DefaultProfile, Image: "debian", Default: limits.Min, Limits: limits}},
 	})
 	require.NoError(b, err)
-	steps, err := queue.New(queue.Config{
-		DB: p.store.DB(), Enqueuer: enqueuer, Steps: p.control.Steps(), Concurrency: slots + 8, Sole: true, Logger: quiet,
-	})
+	work.Enqueuer, work.Steps, work.Concurrency, work.Sole, work.Logger = enqueuer, p.control.Steps(), slots+8, true, quiet
+	steps, err := queue.New(work)
 	require.NoError(b, err)
 	require.NoError(b, steps.Start(ctx))
 	require.NoError(b, p.control.Start(ctx))
