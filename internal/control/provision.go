@@ -60,6 +60,9 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 	default:
 		return c.reject(ctx, r.ID, firerunner.ReasonCredential, err)
 	}
+	if r.Desired == firerunner.Unwanted { // meanwhile: no guest may get that credential, for it could still take a job
+		return c.abandon(ctx, r.ID, firerunner.OwnerProvision)
+	}
 	if _, err := c.Driver.Create(ctx, c.spec(r, image, network, cred)); err != nil {
 		return c.notCreated(ctx, r, err)
 	}

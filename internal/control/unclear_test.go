@@ -132,3 +132,36 @@ func TestDeadlineWhileDead(t *testing.T) {
 	require.Equal(t, firerunner.ReasonDeadline, r.Reason)
 	w.finish()
 }
+
+// A runner that nobody wants any more by the time that GitLab has made its credential gets no microVM: its guest could
+// take a job that came meanwhile, and would be killed with it.
+func TestUnwantedWhileCredentialIsMade(t *testing.T) {
+	t.Parallel()
+	var current *world
+	store := modelStore(t, &current)
+	w := newWorld(t.Fatalf, store, 1)
+	current = w
+	w.start()
+	first := w.newJob(small)
+	w.onCredential = func() {
+		w.onCredential = nil
+		w.cancel(first)
+		for _, s := range []firerunner.Step{
+			{Kind: firerunner.StepReadJob, ProjectID: w.project, JobID: first},
+			{Kind: firerunner.StepDemand, ProjectID: w.project, Tags: small},
+		} {
+			require.NoError(t, w.control.Steps()[s.Kind](t.Context(), s))
+		}
+	}
+	made := 0
+	w.createErr, w.createUnclear = firerunner.Errorf(firerunner.Unavailable, "slow"), func(string) { made++ }
+	w.task(w.control.Sweep)
+	w.settle()
+	w.createErr, w.createUnclear = nil, nil
+	require.Nil(t, w.onCredential)
+	require.Zero(t, made)
+	require.Empty(t, w.runners)
+	second := w.newJob(small)
+	w.finish()
+	require.Equal(t, firerunner.JobSuccess, w.jobs[second].Status)
+}

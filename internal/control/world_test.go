@@ -40,6 +40,7 @@ type world struct {
 
 	createErr, runnerJobsErr error           // faults
 	createUnclear            func(id string) // with createErr: the microVM is made all the same
+	onCredential             func()          // before GitLab answers that it made a runner
 }
 
 type modelJob struct {
@@ -275,6 +276,9 @@ func (w *world) nextJob(r *modelRunner) *modelJob {
 
 func (w *world) CreateRunner(_ context.Context, r firerunner.CredentialRequest) (firerunner.Credential, error) {
 	id := w.id()
+	if w.onCredential != nil {
+		w.onCredential()
+	}
 	w.runners[id] = &modelRunner{GitLabRunner: firerunner.GitLabRunner{ID: id, Description: r.Description}, tags: r.Tags}
 	return firerunner.Credential{ID: id, Token: firerunner.Secret(fmt.Sprint("glrt-", id))}, nil
 }
