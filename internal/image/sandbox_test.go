@@ -14,8 +14,10 @@ import (
 func busyTree(t *testing.T) *tree {
 	t.Helper()
 	root := newTree()
-	for _, file := range []string{"/bin/sh", "/bin/cat", "/bin/ls", "/bin/sleep", "/usr/bin/id", "/bin/mkdir", "/bin/ln", "/bin/chmod", "/bin/chown",
-		"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libselinux.so.1", "/lib/x86_64-linux-gnu/libpcre2-8.so.0"} {
+	for _, file := range []string{
+		"/bin/sh", "/bin/cat", "/bin/ls", "/bin/sleep", "/usr/bin/id", "/bin/mkdir", "/bin/mknod", "/bin/ln", "/bin/chmod", "/bin/chown",
+		"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libselinux.so.1", "/lib/x86_64-linux-gnu/libpcre2-8.so.0",
+	} {
 		real, err := filepath.EvalSymlinks(file)
 		require.NoError(t, err)
 		require.NoError(t, addProgram(root, strings.TrimPrefix(file, "/"), real))
@@ -52,7 +54,10 @@ func TestSandboxOK(t *testing.T) {
 	after, said, err := inTree(t, root, `
 id -u
 echo "see $(ls -A /)"
-cat /etc/shadow 2>/dev/null && echo escaped
+cat /etc/shadow /proc/1/root/etc/shadow /proc/1/cwd/etc/shadow /link 2>/dev/null && echo escaped
+mknod /disk b 8 0 2>/dev/null && echo escaped
+echo changed 2>/dev/null >/proc/1/exe && echo escaped
+echo "map $(cat /proc/self/uid_map)"
 ls /proc | while read -r p; do case $p in [0-9]*) echo "pid $p";; esac; done
 cat /proc/net/dev
 echo text >/made
@@ -68,6 +73,10 @@ sleep 1000 &
 	require.NotContains(t, text, "escaped")
 	require.NotContains(t, text, oldRoot, "the machine is not in sight")
 	require.NotContains(t, text, "eth0")
+	if os.Geteuid() == 0 {
+		require.Regexp(t, `map +0 +1879048192 +65536\n`, text, "its root is nobody here")
+	}
+	require.LessOrEqual(t, strings.Count(text, "\npid "), 4, "no process of this machine is in sight")
 	require.Contains(t, text, "[2Jclear", "what does something to a terminal is taken out")
 	require.NotContains(t, text, "\x1b")
 	made, err := after.lookup("made")

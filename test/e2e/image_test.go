@@ -90,11 +90,12 @@ func TestImageFrom(t *testing.T) {
 
 	script := filepath.Join(dir, "setup.sh")
 	require.NoError(t, os.WriteFile(script, []byte("set -e\necho \"setup as $(id -u)\"\ntouch /etc/from-setup\n"), 0o600))
-	run := func(into any, args ...string) string {
-		cmd := exec.Command(under.released, append(args, "--json")...)
+	run := func(program string, into any, args ...string) string {
+		cmd := exec.Command(program, append(args, "--json")...)
 		cmd.Env = []string{
-			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "FIRERUNNER_STATE_DIR=" + filepath.Join(dir, "state"), "FIRERUNNER_IMAGE_DIR=" + images,
-			"FIRERUNNER_VM_ACCEL=" + under.accel, "FIRERUNNER_DEADLINES_BOOTING=8m", "FIRERUNNER_DEADLINES_READY=8m",
+			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "FIRERUNNER_STATE_DIR=" + filepath.Join(dir, "state"),
+			"FIRERUNNER_IMAGE_DIR=" + images,
+			"FIRERUNNER_VM_ACCEL=" + under.accel, "FIRERUNNER_SHIM=" + under.released, "GOCOVERDIR=" + under.coverDir, "FIRERUNNER_DEADLINES_BOOTING=8m", "FIRERUNNER_DEADLINES_READY=8m",
 		}
 		var said bytes.Buffer
 		cmd.Stderr = &said
@@ -104,11 +105,11 @@ func TestImageFrom(t *testing.T) {
 		return said.String()
 	}
 	var built struct{ Name, Digest string }
-	said := run(&built, "image", "build", "--name", "team", "--from", ref.Name(), "--run", script, "--gitlab-runner", filepath.Join(filepath.Dir(under.released), "gitlab-runner"))
+	said := run(under.released, &built, "image", "build", "--name", "team", "--from", ref.Name(), "--run", script, "--gitlab-runner", filepath.Join(filepath.Dir(under.released), "gitlab-runner"))
 	require.Contains(t, said, "setup as 0")
 	require.NotContains(t, said, "mmdebstrap")
 	var manifest image.Manifest
-	run(&manifest, "image", "inspect", "team")
+	run(under.daemon, &manifest, "image", "inspect", "team")
 	require.Equal(t, ref.Context().Digest(digest.String()).Name(), manifest.From)
 	require.Equal(t, "setup.sh", manifest.Recipe.Scripts[0].Name)
 
@@ -120,7 +121,7 @@ func TestImageFrom(t *testing.T) {
 			OK   bool
 		}
 	}
-	run(&verdict, "image", "verify", "team", "--timeout", patience.String())
+	run(under.daemon, &verdict, "image", "verify", "team", "--timeout", patience.String())
 	require.True(t, verdict.OK && verdict.Agent)
 	require.Len(t, verdict.Checks, 8)
 	left, err := os.ReadDir(filepath.Join(dir, "state"))
