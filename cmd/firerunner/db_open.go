@@ -192,7 +192,10 @@ func (d database) openPostgres(ctx context.Context, enqueuer *queue.Enqueuer) (*
 			}
 			var undone error
 			err := pgx.BeginTxFunc(ctx, store.Pool(), options, func(tx pgx.Tx) error {
-				undone = do(archive.Postgres(tx, archive.Queue[pgx.Tx]{Pending: queue.PendingInPostgres, Enqueue: enqueuer.EnqueuePostgres}))
+				if _, undone = tx.Exec(ctx, `set local synchronous_commit = on`); undone != nil {
+					return undone
+				}
+				undone = do(archive.Postgres(tx, archive.Queue[pgx.Tx]{Pending: queue.PendingInPostgres, Enqueue: enqueuer.EnqueueInPostgres}))
 				return undone
 			})
 			if err != nil && !errors.Is(err, undone) {

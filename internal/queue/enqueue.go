@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
@@ -19,26 +18,23 @@ import (
 // Enqueuer adds steps within transactions of the store. It needs no database of its own, so that it can be there before
 // the store is opened; and it tells the Queue of the same process when something is due.
 type Enqueuer struct {
-	client   *river.Client[*sql.Tx]
-	postgres *river.Client[pgx.Tx]
-	bell     *bell
-	now      func() time.Time
+	client *river.Client[*sql.Tx]
+	bell   *bell
+	now    func() time.Time
 }
 
 // NewEnqueuer returns an Enqueuer, for either database. Give its Enqueue (EnqueuePostgres) and Wake to the store, and itself to New.
 func NewEnqueuer() (*Enqueuer, error) {
 	e := &Enqueuer{bell: newBell(), now: time.Now}
-	settings := &river.Config{
+	client, err := river.NewClient(newDriver(nil, e.bell), &river.Config{
 		MaxAttempts: maxAttempts,
 		Logger:      slog.New(slog.DiscardHandler),
 		Hooks:       []rivertype.Hook{river.HookInsertBeginFunc(dueWithoutScheduler)},
-	}
-	var err, postgresErr error
-	e.client, err = river.NewClient(newDriver(nil, e.bell), settings)
-	e.postgres, postgresErr = river.NewClient(newPostgresDriver(nil, e.bell), settings)
-	if err := errors.Join(err, postgresErr); err != nil {
+	})
+	if err != nil {
 		return nil, firerunner.Errorf(firerunner.Internal, "new enqueuer: %w", err)
 	}
+	e.client = client
 	return e, nil
 }
 

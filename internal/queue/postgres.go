@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -60,44 +59,46 @@ func MigratePostgres(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// EnqueuePostgres is Enqueue for PostgreSQL.
-func (e *Enqueuer) EnqueuePostgres(ctx context.Context, tx pgx.Tx, step firerunner.Step) error {
+// postgresEnqueue adds a step unless the same waits already, in one statement. River begins a step without the lock for
+// writing, in any process, and one that began before the transaction commits would not see what it wrote. So the step that is
+// found is locked until then: River passes over locked rows. One that River has locked, to begin it, is passed over here.
+//
+// It inserts as River's own clients in other languages do; what is left out has a default.
+const postgresEnqueue = `WITH waits AS (
+	SELECT 1 FROM river_job
+	WHERE kind = $1 AND args = $2::jsonb AND state = 'available' AND scheduled_at >= $3 AND scheduled_at <= $4
+	LIMIT 1 FOR UPDATE SKIP LOCKED
+) INSERT INTO river_job (kind, args, scheduled_at, max_attempts) SELECT $1, $2::jsonb, $5, $6 WHERE NOT EXISTS (SELECT 1 FROM waits)`
+
+// EnqueuePostgres adds to the batch what adds the step, for the transaction that the batch is sent in. A step that would do
+// the same at about the same time as one that waits already is not added. It fails with Invalid for an unknown kind.
+func (e *Enqueuer) EnqueuePostgres(batch *pgx.Batch, step firerunner.Step) error {
 	if !known(step.Kind) {
 		return firerunner.Errorf(firerunner.Invalid, "enqueue: there is no step %q", step.Kind)
 	}
-	waits, err := e.waitsInPostgres(ctx, tx, step)
+	text, err := json.Marshal(args{step})
 	if err != nil {
-		return firerunner.Errorf(firerunner.Unavailable, "enqueue step %s: look for the same: %w", step.Kind, err)
+		return firerunner.Errorf(firerunner.Internal, "enqueue step %s: %w", step.Kind, err)
 	}
-	if waits {
-		return nil
+	now := e.now()
+	due, from, to := now, time.Time{}, now.Add(time.Millisecond)
+	if !step.NotBefore.IsZero() {
+		due, from, to = step.NotBefore, step.NotBefore.Add(-time.Microsecond), step.NotBefore.Add(mergeWithin)
 	}
-	if _, err := e.postgres.InsertTx(ctx, tx, args{step}, &river.InsertOpts{ScheduledAt: step.NotBefore}); err != nil {
-		return firerunner.Errorf(firerunner.Unavailable, "enqueue step %s: %w", step.Kind, err)
-	}
+	batch.Queue(postgresEnqueue, string(step.Kind), string(text), from, to, due, maxAttempts)
 	return nil
 }
 
-// waitsInPostgres reports whether the same step is there already and has not begun. River begins a step without the lock
-// for writing, in any process, and one that began before tx commits would not see what tx wrote. So the step that is found
-// is locked until then: River passes over locked rows. One that River has locked, to begin it, is passed over here.
-func (e *Enqueuer) waitsInPostgres(ctx context.Context, tx pgx.Tx, step firerunner.Step) (bool, error) {
-	text, err := json.Marshal(args{step})
-	if err != nil {
-		return false, err
+// EnqueueInPostgres adds a step within tx; it is due when tx commits.
+func (e *Enqueuer) EnqueueInPostgres(ctx context.Context, tx pgx.Tx, step firerunner.Step) error {
+	var batch pgx.Batch
+	if err := e.EnqueuePostgres(&batch, step); err != nil {
+		return err
 	}
-	from, to := time.Time{}, e.now().Add(time.Millisecond)
-	if !step.NotBefore.IsZero() {
-		from, to = step.NotBefore.Add(-time.Microsecond), step.NotBefore.Add(mergeWithin)
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "enqueue step %s: %w", step.Kind, err)
 	}
-	var one int
-	err = tx.QueryRow(ctx, `SELECT 1 FROM river_job
-		WHERE kind = $1 AND args = $2::jsonb AND state = 'available' AND scheduled_at >= $3 AND scheduled_at <= $4
-		LIMIT 1 FOR UPDATE SKIP LOCKED`, string(step.Kind), string(text), from, to).Scan(&one)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return nil
 }
 
 // inPostgres is River on PostgreSQL.

@@ -195,6 +195,9 @@ func TestPostgresMergeIsHeld(t *testing.T) {
 		if err := tx.Enqueue(t.Context(), place); err != nil {
 			return err
 		}
+		if _, err := tx.Events(t.Context(), firerunner.EventQuery{}); err != nil { // sends what was put off
+			return err
+		}
 		start(t, queue.Config{Pool: other.Pool(), Enqueuer: enqueuer, Steps: steps(func(context.Context, firerunner.Step) error {
 			select {
 			case <-committed:

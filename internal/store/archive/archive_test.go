@@ -73,7 +73,7 @@ func onPostgres(t testing.TB) engine {
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return engine{store, func(do func(archive.Site) error) error {
 		return pgx.BeginFunc(t.Context(), store.Pool(), func(tx pgx.Tx) error {
-			return do(archive.Postgres(tx, archive.Queue[pgx.Tx]{Pending: queue.PendingInPostgres, Enqueue: enqueuer.EnqueuePostgres}))
+			return do(archive.Postgres(tx, archive.Queue[pgx.Tx]{Pending: queue.PendingInPostgres, Enqueue: enqueuer.EnqueueInPostgres}))
 		})
 	}}
 }

@@ -92,8 +92,8 @@ func New[T Transaction](config Config[T]) *Baton[T] {
 
 var errClosed = errors.New("the store is closed")
 
-// Update runs do in the caller's goroutine, one at a time, and returns when what it did is committed, or undone. do fills
-// told with what its part makes true.
+// Update runs do in the caller's goroutine, one at a time, and returns when what it did is committed, or undone. do fails where
+// ctx has ended meanwhile, and fills told with what its part makes true.
 func (b *Baton[T]) Update(ctx context.Context, do func(tx T, told *Told) error) error {
 	g, err := b.enter(ctx)
 	if err != nil {
@@ -102,7 +102,7 @@ func (b *Baton[T]) Update(ctx context.Context, do func(tx T, told *Told) error) 
 		}
 		return b.config.Wrap(err, "wait to update the store")
 	}
-	if err := b.attempt(ctx, g, do); err != nil {
+	if err := b.attempt(g, do); err != nil {
 		return err
 	}
 	<-g.done // not given up with ctx: the answer would be "perhaps"
@@ -111,7 +111,7 @@ func (b *Baton[T]) Update(ctx context.Context, do func(tx T, told *Told) error) 
 
 // attempt runs do as a member. Its deferred part also runs when do panics or ends the goroutine: then nothing of it is
 // kept, and the others go on.
-func (b *Baton[T]) attempt(ctx context.Context, g *group[T], do func(tx T, told *Told) error) error {
+func (b *Baton[T]) attempt(g *group[T], do func(tx T, told *Told) error) error {
 	var broken error
 	var told Told
 	entered, kept := false, false
@@ -127,9 +127,6 @@ func (b *Baton[T]) attempt(ctx context.Context, g *group[T], do func(tx T, told 
 	entered = true
 	if err := do(g.tx, &told); err != nil {
 		return err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return b.config.Wrap(err, "update the store")
 	}
 	var refused error
 	if refused, broken = g.tx.Keep(); refused != nil || broken != nil {

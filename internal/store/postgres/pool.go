@@ -112,8 +112,8 @@ func openPool(ctx context.Context, config Config, size int32, settings map[strin
 	}
 	c.MaxConns, c.MinConns = size, 0
 	c.MaxConnIdleTime = 5 * time.Minute
-	if settings != nil {
-		c.AfterConnect = durable
+	if c.AfterConnect = durable; settings == nil {
+		c.AfterConnect = quick
 	}
 	maps.Copy(c.ConnConfig.RuntimeParams, settings)
 	pool, err := pgxpool.NewWithConfig(ctx, c)
@@ -127,6 +127,13 @@ func openPool(ctx context.Context, config Config, size int32, settings map[strin
 // GitLab is told that a webhook is written down. What the server waits for besides, such as a standby, is left alone.
 func durable(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'`)
+	return err
+}
+
+// quick lets commits of connections that do not write the store's rows return before they are on disk: those are the
+// queue's, about steps that it begins and that are done. What a power failure takes back of them runs again, as steps may.
+func quick(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `set synchronous_commit = off`)
 	return err
 }
 

@@ -30,8 +30,9 @@ type Config struct {
 	// URL of the database: postgres://user:password@host:5432/name?sslmode=verify-full. It holds a password, so it is in no
 	// error and no log. A pooler in front of the server must give each client a session of its own.
 	URL firerunner.Secret
-	// Enqueue adds a step to the queue within tx. It must not keep tx. Without it Tx.Enqueue fails with Unavailable.
-	Enqueue func(ctx context.Context, tx pgx.Tx, step firerunner.Step) error
+	// Enqueue adds to the batch what adds a step to the queue; the batch is sent in the transaction. Without it Tx.Enqueue
+	// fails with Unavailable.
+	Enqueue func(batch *pgx.Batch, step firerunner.Step) error
 	// Migrate are further migrations of the same database, such as the queue's; they run after the store's own, under the
 	// same lock, at each Open: doing nothing when nothing is due is their business.
 	Migrate []func(ctx context.Context, pool *pgxpool.Pool) error

@@ -59,13 +59,13 @@ func stepTable(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-func enqueueInTable(ctx context.Context, tx pgx.Tx, s firerunner.Step) error {
+func enqueueInTable(batch *pgx.Batch, s firerunner.Step) error {
 	text, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO steps (step) VALUES ($1)`, string(text))
-	return err
+	batch.Queue(`INSERT INTO steps (step) VALUES ($1)`, string(text))
+	return nil
 }
 
 func TestStore(t *testing.T) {

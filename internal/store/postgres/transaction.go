@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,10 +20,12 @@ const lockOfWriters = 7379526764671527
 // Each of these is one round trip.
 const (
 	beginQuery  = "begin isolation level read committed; select pg_advisory_xact_lock(7379526764671527); savepoint member"
-	enterQuery  = "release savepoint member; savepoint member"
 	undoQuery   = "rollback to savepoint member"
 	commitQuery = "commit"
 )
+
+// enterQueries end the part of one member and begin that of the next.
+var enterQueries = []string{"release savepoint member", "savepoint member"}
 
 // groupTimeout is the longest that a transaction may take with all that share it. A server that is silent for so long
 // counts as lost.
@@ -38,7 +41,9 @@ type transaction struct {
 	conn *pgxpool.Conn
 	ctx  context.Context //nolint:containedctx // belongs to the group, not to the member that began it
 	end  context.CancelFunc
-	kept bool // somebody's part stands behind the savepoint
+
+	kept    bool // somebody's part stands behind the savepoint
+	entered bool // it does not, and the savepoint of the next was made with the last statements of that part
 }
 
 // begin opens a transaction and waits for the lock of writers, no longer than ctx lives.
@@ -89,7 +94,7 @@ func (t *transaction) Enter() error {
 		return nil
 	}
 	t.kept = false
-	return t.run(enterQuery)
+	return t.run(strings.Join(enterQueries, ";"))
 }
 
 // Undo implements baton.Transaction.
@@ -106,7 +111,7 @@ func (t *transaction) Keep() (refused, broken error) {
 	case conn.TxStatus() != 'T':
 		return nil, firerunner.Errorf(firerunner.Internal, "the transaction has ended by itself")
 	}
-	t.kept = true
+	t.kept, t.entered = !t.entered, false
 	return nil, nil
 }
 

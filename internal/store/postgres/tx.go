@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/baton"
 	"github.com/firerunner/firerunner/internal/store/postgres/sqlc"
@@ -18,7 +20,13 @@ func (s *Store) Update(ctx context.Context, do func(tx firerunner.Tx) error) err
 		t := &tx{store: s, shared: shared, told: told}
 		t.reader = reader{q: sqlc.New(shared.Tx), within: t.within, inTx: true}
 		defer func() { t.ended = true }()
-		return do(t)
+		if err := do(t); err != nil {
+			return err
+		}
+		if err := context.Cause(ctx); err != nil {
+			return wrap(err, "update the store")
+		}
+		return t.flush(true)
 	})
 }
 
@@ -29,6 +37,58 @@ type tx struct {
 	shared *transaction
 	told   *baton.Told
 	ended  bool
+
+	// Nobody asks for the answers of these, so they are sent together, at the end or before somebody reads events.
+	events []firerunner.Event
+	steps  []firerunner.Step
+	batch  pgx.Batch // what adds the steps
+}
+
+// flush sends what was put off, in one round trip. last: nothing of this member comes after it.
+func (t *tx) flush(last bool) error {
+	if len(t.events) == 0 && t.batch.Len() == 0 {
+		return nil
+	}
+	batch := t.batch
+	t.batch = pgx.Batch{}
+	ids := make([]int64, 0, len(t.events))
+	if len(t.events) > 0 {
+		batch.Queue(eventsInsert, eventColumns(t.events)...).Query(func(rows pgx.Rows) error {
+			var err error
+			ids, err = pgx.AppendRows(ids, rows, pgx.RowTo[int64])
+			return err
+		})
+	}
+	if last {
+		for _, s := range enterQueries {
+			batch.Queue(s)
+		}
+	}
+	if err := t.shared.SendBatch(t.shared.ctx, &batch).Close(); err != nil {
+		return wrap(err, "append events and steps")
+	}
+	t.shared.entered = last
+	if len(ids) != len(t.events) {
+		return firerunner.Errorf(firerunner.Internal, "append events: %d of %d are there", len(ids), len(t.events))
+	}
+	for i, e := range t.events {
+		e.ID = ids[i]
+		t.told.Events = append(t.told.Events, e)
+	}
+	t.told.Steps = append(t.told.Steps, t.steps...)
+	t.events, t.steps = nil, nil
+	return nil
+}
+
+// Events implements firerunner.Reader.
+func (t *tx) Events(ctx context.Context, q firerunner.EventQuery) ([]firerunner.Event, error) {
+	if _, err := t.begin(ctx); err != nil {
+		return nil, err
+	}
+	if err := t.flush(false); err != nil {
+		return nil, err
+	}
+	return t.reader.Events(ctx, q)
 }
 
 // within lets no statement be interrupted halfway: others share the transaction. A context that has ended stops the next
@@ -145,16 +205,10 @@ func (t *tx) RemoveHost(ctx context.Context, name string) error {
 
 // AddEvent implements firerunner.Tx.
 func (t *tx) AddEvent(ctx context.Context, e firerunner.Event) error {
-	ctx, err := t.begin(ctx)
-	if err != nil {
+	if _, err := t.begin(ctx); err != nil {
 		return err
 	}
-	id, err := t.q.EventInsert(ctx, insertFromEvent(row.FromEvent(e)))
-	if err != nil {
-		return wrap(err, "append event %s", e.Kind)
-	}
-	e.ID = id
-	t.told.Events = append(t.told.Events, e)
+	t.events = append(t.events, e)
 	return nil
 }
 
@@ -188,17 +242,16 @@ func (t *tx) TakeDelivery(ctx context.Context, key string, at time.Time) (fresh 
 
 // Enqueue implements firerunner.Tx.
 func (t *tx) Enqueue(ctx context.Context, s firerunner.Step) error {
-	ctx, err := t.begin(ctx)
-	if err != nil {
+	if _, err := t.begin(ctx); err != nil {
 		return err
 	}
 	if t.store.config.Enqueue == nil {
 		return firerunner.Errorf(firerunner.Unavailable, "enqueue step %s: this store was opened without a queue", s.Kind)
 	}
-	if err := t.store.config.Enqueue(ctx, t.shared.Tx, s); err != nil {
+	if err := t.store.config.Enqueue(&t.batch, s); err != nil {
 		return wrap(err, "enqueue step %s", s.Kind)
 	}
-	t.told.Steps = append(t.told.Steps, s)
+	t.steps = append(t.steps, s)
 	return nil
 }
 
@@ -214,9 +267,29 @@ func updateFromRow(r row.Runner) sqlc.RunnerUpdateParams {
 	}
 }
 
-func insertFromEvent(e row.Event) sqlc.EventInsertParams {
-	return sqlc.EventInsertParams{
-		At: e.At, Kind: e.Kind, RunnerID: e.RunnerID, JobID: e.JobID, ProjectID: e.ProjectID, FromState: e.FromState,
-		ToState: e.ToState, Took: e.Took, Actor: e.Actor, Reason: e.Reason, Message: e.Message,
+// eventsInsert appends any number of events, numbered in their order.
+const eventsInsert = `INSERT INTO events (at, kind, runner_id, job_id, project_id, from_state, to_state, took, actor, reason, message)
+SELECT at, kind, runner_id, job_id, project_id, from_state, to_state, took, actor, reason, message
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[],
+	$10::text[], $11::text[]) WITH ORDINALITY
+	AS e (at, kind, runner_id, job_id, project_id, from_state, to_state, took, actor, reason, message, place)
+ORDER BY place RETURNING id`
+
+func eventColumns(events []firerunner.Event) []any {
+	rows := row.Each(events, row.FromEvent)
+	number := func(of func(row.Event) int64) []int64 { return row.Each(rows, of) }
+	word := func(of func(row.Event) string) []string { return row.Each(rows, of) }
+	return []any{
+		number(func(e row.Event) int64 { return e.At }),
+		word(func(e row.Event) string { return e.Kind }),
+		word(func(e row.Event) string { return e.RunnerID }),
+		number(func(e row.Event) int64 { return e.JobID }),
+		number(func(e row.Event) int64 { return e.ProjectID }),
+		number(func(e row.Event) int64 { return e.FromState }),
+		number(func(e row.Event) int64 { return e.ToState }),
+		number(func(e row.Event) int64 { return e.Took }),
+		word(func(e row.Event) string { return e.Actor }),
+		word(func(e row.Event) string { return e.Reason }),
+		word(func(e row.Event) string { return e.Message }),
 	}
 }

@@ -18,7 +18,10 @@ func (s *Store) Update(ctx context.Context, do func(tx firerunner.Tx) error) err
 		t := &tx{store: s, shared: shared, told: told}
 		t.reader = reader{q: sqlc.New(shared.Tx), within: t.within}
 		defer func() { t.ended = true }()
-		return do(t)
+		if err := do(t); err != nil {
+			return err
+		}
+		return wrap(context.Cause(ctx), "update the store")
 	})
 }
 
