@@ -66,7 +66,6 @@ func Exercise(t *testing.T, s Subject) {
 		{"Destroy/AtOnce", (*exercise).destroyAtOnce},
 		{"Destroy/DuringCreate", (*exercise).destroyDuringCreate},
 		{"List/OK", (*exercise).list},
-		{"Follow/Replay", (*exercise).followReplay},
 		{"Follow/Two", (*exercise).followTwo},
 		{"Follow/Errors", (*exercise).followErrors},
 		{"Follow/UntilDestroy", (*exercise).followUntilDestroy},

@@ -11,30 +11,14 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-func (e *exercise) followReplay() {
-	vm := e.create()
-	e.until(vm.ID, firerunner.ReportStarted)
-	require.NoError(e, e.driver.Order(e.ctx, vm.ID, firerunner.OrderFinish))
-	all := e.until(vm.ID, firerunner.ReportExited)
-	require.GreaterOrEqual(e, len(all), 4)
-	require.Equal(e, all, e.until(vm.ID, firerunner.ReportExited), "a second reader sees something else")
-	for after := range int64(len(all)) {
-		var got []firerunner.GuestReport
-		require.NoError(e, e.driver.Follow(e.ctx, vm.ID, after, func(r firerunner.GuestReport) error {
-			got = append(got, r)
-			return nil
-		}))
-		require.Equal(e, all[after:], got, "after %d", after)
-	}
-}
-
+// followTwo has two follow a microVM through its life, and then others who come too late for some of it.
 func (e *exercise) followTwo() {
 	vm := e.create()
-	var all sync.WaitGroup
+	var both sync.WaitGroup
 	var got [2][]firerunner.GuestReport
 	errs := make([]error, len(got))
 	for i := range got {
-		all.Go(func() {
+		both.Go(func() {
 			errs[i] = e.driver.Follow(e.ctx, vm.ID, 0, func(r firerunner.GuestReport) error {
 				got[i] = append(got[i], r)
 				return nil
@@ -42,14 +26,26 @@ func (e *exercise) followTwo() {
 		})
 	}
 	e.until(vm.ID, firerunner.ReportStarted)
-	require.NoError(e, e.driver.Order(e.ctx, vm.ID, firerunner.OrderStop))
-	all.Wait()
+	require.NoError(e, e.driver.Order(e.ctx, vm.ID, firerunner.OrderFinish))
+	both.Wait()
+	all := got[0]
 	for i := range got {
 		require.NoError(e, errs[i])
 		e.inOrder(got[i], 0)
+		require.Equal(e, all, got[i])
 	}
-	require.Equal(e, got[0], got[1])
-	require.Equal(e, firerunner.ReportExited, got[0][len(got[0])-1].Kind)
+	require.GreaterOrEqual(e, len(all), 4)
+	require.Equal(e, firerunner.ReportExited, all[len(all)-1].Kind)
+
+	require.Equal(e, all, e.until(vm.ID, firerunner.ReportExited), "a later reader sees something else")
+	for after := range int64(len(all)) {
+		var late []firerunner.GuestReport
+		require.NoError(e, e.driver.Follow(e.ctx, vm.ID, after, func(r firerunner.GuestReport) error {
+			late = append(late, r)
+			return nil
+		}))
+		require.Equal(e, all[after:], late, "after %d", after)
+	}
 }
 
 func (e *exercise) followErrors() {
