@@ -4,7 +4,7 @@
 // One connection of each process writes, and a lock of the database lets one process write at a time: so Updates are
 // serialised wherever they come from, nothing in them is ever in conflict, and events are numbered in the order of their
 // commits. Updates of one process that come together share a commit. Reads, and the queue, use a pool of their own and wait
-// for nobody. docs/adr/0008 says why.
+// for nobody. docs/adr/0009 says why.
 //
 // The tables are those of package sqlite, and the rows mean the same (package row). Text cannot hold a zero byte here, nor
 // anything that is not UTF-8: both become U+FFFD. Package storetest holds the promises.
