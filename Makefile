@@ -60,6 +60,11 @@ gitlab-runner: ## Build bin/gitlab-runner for demo and tests: the real one's pac
 image: deps build gitlab-runner ## Build the guest image with it (kept by content)
 	bin/firerunner image build --gitlab-runner bin/gitlab-runner
 
+# A plain Debian with sshd and cloud-init, for the tests of provision: ssh.
+.PHONY: image-sshd
+image-sshd: image
+	bin/firerunner image build --name sshd --no-agent --sshd --add-package cloud-init,ifupdown --run test/e2e/testdata/sshd-image.sh
+
 .PHONY: demo
 demo: image ## Run a pipeline in real microVMs: emulated GitLab, real gitlab-runner, nothing left behind
 	bin/firerunner demo
@@ -75,7 +80,7 @@ check: ## Lint, format, tidy, generated files, import graph (govulncheck needs i
 	@tools/check.sh
 
 .PHONY: test
-test: test-deps image ## Run every test, real microVMs included, with -race; print coverage, fail below 75 %
+test: test-deps image-sshd ## Run every test, real microVMs included, with -race; print coverage, fail below 75 %
 	@rm -rf build/daemons && mkdir -p build/daemons
 	FIRERUNNER_BIN=$(CURDIR)/bin FIRERUNNER_GITLAB_RUNNER=$(CURDIR)/bin/gitlab-runner FIRERUNNER_COVERDIR=$(CURDIR)/build/daemons \
 		go test $(RACE) -timeout $(TEST_TIMEOUT) -covermode=atomic -coverpkg=./... -coverprofile=build/tests.out ./...

@@ -115,13 +115,12 @@ func (h *holder) hold(ctx context.Context) error {
 	var rooms sync.WaitGroup
 	rooms.Go(func() {
 		defer close(h.deaf)
-		what, err := "guest channel", error(nil)
 		if h.outside != nil {
-			what, err = "provisioning over SSH", h.outside.run(serving, h.spec.Start, h.reports.Guest, h.orders)
-		} else {
-			err = h.shim.Guest(serving, h.machine.guest, h.spec.Start, h.reports.Guest, h.orders)
+			h.provision(serving)
+			return
 		}
-		h.lost(serving, what, firerunner.ReportError, err)
+		err := h.shim.Guest(serving, h.machine.guest, h.spec.Start, h.reports.Guest, h.orders)
+		h.lost(serving, "guest channel", firerunner.ReportError, err)
 	})
 	if h.machine.network != nil {
 		rooms.Go(func() {

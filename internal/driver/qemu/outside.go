@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -53,6 +54,22 @@ func (o *outside) run(ctx context.Context, start firerunner.GuestStart, report f
 			return true
 		},
 	})
+}
+
+// provision is the agent's part of the microVM's life. When it is over, so is the microVM: there is nobody in it who would
+// end it for certain, and nothing on its disk that anybody wants.
+func (h *holder) provision(ctx context.Context) {
+	if err := h.outside.run(ctx, h.spec.Start, h.reports.Guest, h.orders); err != nil && ctx.Err() == nil {
+		h.log.Warn("a microVM could not be provisioned over SSH", "error", err) // it is in the reports
+	}
+	grace := time.NewTimer(h.spec.StopGrace)
+	defer grace.Stop()
+	select {
+	case <-h.machine.done:
+	case <-ctx.Done():
+	case <-grace.C:
+		h.machine.end(h.spec.StopGrace)
+	}
 }
 
 // cloudInitWords tell cloud-init where its metadata is, and the network through which it gets there: the very words that

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -170,6 +171,44 @@ func TestRunShimRooms(t *testing.T) {
 	require.Contains(t, string(reports), "guest channel ended: the guest speaks nonsense")
 	require.Contains(t, string(reports), string(causeDeadline))
 	require.NotContains(t, string(reports), testToken)
+}
+
+// TestRunShimOutside: a microVM without an agent is over when whoever provisions it is done with it.
+func TestRunShimOutside(t *testing.T) {
+	needQEMU(t)
+	network := &offering{servedBy: func(ctx context.Context, conn net.Conn) error { _, err := io.Copy(io.Discard, conn); return err }}
+	h := runHere(t, drivertest.Image(t), func(spec *shimSpec, s *Shim) {
+		spec.Provision = firerunner.ProvisionSSH
+		s.GuestNetwork, s.Guest = testNetwork, func(context.Context, io.ReadWriteCloser, firerunner.GuestStart, func(firerunner.GuestReport), <-chan firerunner.GuestOrder) error {
+			return errors.New("there is no channel")
+		}
+		s.Network = func(firerunner.NetworkPolicy) (Network, error) { return network, nil }
+		s.Outside = func(string, firerunner.MicroVMSpec) (firerunner.Outside, error) {
+			return firerunner.Outside{Run: func(_ context.Context, way firerunner.OutsideWay) error {
+				if way.Start.Token.Reveal() != testToken || way.Start.Network != testNetwork {
+					return errors.New("the start is not what it should be")
+				}
+				way.Report(firerunner.GuestReport{Kind: firerunner.ReportHello, Message: "over SSH"})
+				order := <-way.Orders
+				way.Report(firerunner.GuestReport{Kind: firerunner.ReportError, Message: "step \"connect\": " + string(order)})
+				return errors.New("it cannot be")
+			}}, nil
+		}
+	})
+	require.NoError(t, h.answer.err())
+	body, err := h.client.call(t.Context(), http.MethodGet, "reports?after=0")
+	require.NoError(t, err)
+	defer body.Close()
+	first := make([]byte, 40)
+	_, err = io.ReadFull(body, first) // hello
+	require.NoError(t, err)
+	require.NoError(t, h.client.post(t.Context(), "order?name=stop"))
+	rest, err := io.ReadAll(body)
+	require.NoError(t, err)
+	require.Contains(t, string(rest), `step \"connect\": stop`)
+	require.Contains(t, string(rest), `"exited"`)
+	require.NoError(t, h.client.post(t.Context(), "destroy"))
+	require.NoError(t, h.ended(t))
 }
 
 func TestRunShimErrors(t *testing.T) {
