@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"flag"
 	"fmt"
 	"testing"
 	"time"
@@ -10,13 +11,15 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
+var fleets = flag.Uint64("fleets", 1, "how many seeds TestFiveHundredJobs lives through")
+
 // TestFiveHundredJobs: 500 jobs of mixed sizes, all at once, on three hosts. What each host carries is within its capacity
 // at every instant, by the event log and by what is truly there, and the last job ends within 1.15 times the time that no
 // schedule can beat, although microVMs take time to boot and to go, which that bound does not count.
 func TestFiveHundredJobs(t *testing.T) {
 	t.Parallel()
 	const jobs, most = 500, 1.15
-	for seed := range uint64(1) {
+	for seed := range *fleets {
 		p := plan{
 			remote: true, listsSilent: true, projects: []int64{1}, deadlines: firerunner.DefaultDeadlines(), holdAfter: 5 * time.Minute,
 			chaos: time.Hour, patience: 12 * time.Hour, hosts: []firerunner.Host{

@@ -69,13 +69,14 @@ func (g *GitLab) Job(_ context.Context, project, id int64) (firerunner.Job, erro
 	return firerunner.Job{}, firerunner.Errorf(firerunner.NotFound, "there is no job %d in project %d", id, project)
 }
 
-// PendingJobs implements firerunner.GitLab.
+// PendingJobs implements firerunner.GitLab: the newest first.
 func (g *GitLab) PendingJobs(_ context.Context, project int64) (pending []firerunner.Job, _ error) {
 	for _, id := range g.order {
 		if j := g.jobs[id]; j.ProjectID == project && j.Status == firerunner.JobPending {
 			pending = append(pending, g.seen(j))
 		}
 	}
+	slices.Reverse(pending)
 	return pending, nil
 }
 

@@ -25,10 +25,10 @@ type Memory struct {
 
 // rows is all that is kept, or all that a transaction has changed.
 type rows struct {
-	runners    map[string]firerunner.Runner
-	jobs       map[int64]firerunner.Job
-	projects   map[int64]firerunner.Project
-	hosts      map[string]firerunner.Host
+	runners    map[string]*firerunner.Runner // nobody writes to what is pointed at
+	jobs       map[int64]*firerunner.Job
+	projects   map[int64]*firerunner.Project
+	hosts      map[string]*firerunner.Host
 	removed    map[string]bool // hosts
 	deliveries map[string]bool
 	events     []firerunner.Event
@@ -37,8 +37,8 @@ type rows struct {
 
 func newRows() rows {
 	return rows{
-		runners: map[string]firerunner.Runner{}, jobs: map[int64]firerunner.Job{}, projects: map[int64]firerunner.Project{},
-		hosts: map[string]firerunner.Host{}, removed: map[string]bool{}, deliveries: map[string]bool{},
+		runners: map[string]*firerunner.Runner{}, jobs: map[int64]*firerunner.Job{}, projects: map[int64]*firerunner.Project{},
+		hosts: map[string]*firerunner.Host{}, removed: map[string]bool{}, deliveries: map[string]bool{},
 	}
 }
 

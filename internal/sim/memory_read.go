@@ -24,45 +24,49 @@ func check(ctx context.Context) error {
 }
 
 // above is what a transaction has written of one kind.
-func above[K comparable, V any](r memoryReader, of func(*rows) map[K]V) map[K]V {
+func above[K comparable, V any](r memoryReader, of func(*rows) map[K]*V) map[K]*V {
 	if r.over == nil {
 		return nil
 	}
 	return of(r.over)
 }
 
-func find[K comparable, V any](r memoryReader, of func(*rows) map[K]V, key K) (V, bool) {
-	if v, ok := above(r, of)[key]; ok {
-		return v, true
+func find[K comparable, V any](r memoryReader, of func(*rows) map[K]*V, key K) (found V, ok bool) {
+	v, ok := above(r, of)[key]
+	if !ok {
+		r.m.mu.RLock()
+		defer r.m.mu.RUnlock()
+		v, ok = of(&r.m.rows)[key]
 	}
-	r.m.mu.RLock()
-	defer r.m.mu.RUnlock()
-	v, ok := of(&r.m.rows)[key]
-	return v, ok
+	if ok {
+		found = *v
+	}
+	return found, ok
 }
 
-func collect[K comparable, V any](r memoryReader, of func(*rows) map[K]V, keep func(V) bool) (found []V) {
+func collect[K comparable, V any](r memoryReader, of func(*rows) map[K]*V, keep func(*V) bool) (found []V) {
 	over := above(r, of)
 	for _, v := range over {
 		if keep(v) {
-			found = append(found, v)
+			found = append(found, *v)
 		}
 	}
 	r.m.mu.RLock()
 	defer r.m.mu.RUnlock()
 	for k, v := range of(&r.m.rows) {
-		if _, newer := over[k]; !newer && keep(v) {
-			found = append(found, v)
+		if keep(v) {
+			if _, newer := over[k]; !newer {
+				found = append(found, *v)
+			}
 		}
 	}
 	return found
 }
 
-func runnersOf(r *rows) map[string]firerunner.Runner  { return r.runners }
-func jobsOf(r *rows) map[int64]firerunner.Job         { return r.jobs }
-func hostsOf(r *rows) map[string]firerunner.Host      { return r.hosts }
-func projectsOf(r *rows) map[int64]firerunner.Project { return r.projects }
-func deliveriesOf(r *rows) map[string]bool            { return r.deliveries }
+func runnersOf(r *rows) map[string]*firerunner.Runner  { return r.runners }
+func jobsOf(r *rows) map[int64]*firerunner.Job         { return r.jobs }
+func hostsOf(r *rows) map[string]*firerunner.Host      { return r.hosts }
+func projectsOf(r *rows) map[int64]*firerunner.Project { return r.projects }
 
 // Runner implements firerunner.Reader.
 func (r memoryReader) Runner(ctx context.Context, id string) (firerunner.Runner, error) {
@@ -91,7 +95,7 @@ func (r memoryReader) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]
 	if err := check(ctx); err != nil {
 		return nil, err
 	}
-	found := collect(r, runnersOf, func(r firerunner.Runner) bool {
+	found := collect(r, runnersOf, func(r *firerunner.Runner) bool {
 		return (!q.Live || r.Live()) &&
 			(q.Demand == nil || r.Demand == *q.Demand) &&
 			(len(q.States) == 0 || slices.Contains(q.States, r.State)) &&
@@ -109,7 +113,7 @@ func (r memoryReader) Jobs(ctx context.Context, q firerunner.JobQuery) ([]fireru
 	if err := check(ctx); err != nil {
 		return nil, err
 	}
-	found := collect(r, jobsOf, func(j firerunner.Job) bool {
+	found := collect(r, jobsOf, func(j *firerunner.Job) bool {
 		return (q.Demand == nil || j.Demand() == *q.Demand) &&
 			(q.ProjectID == 0 || j.ProjectID == q.ProjectID) &&
 			(len(q.Statuses) == 0 || slices.Contains(q.Statuses, j.Status)) &&
@@ -157,7 +161,7 @@ func (r memoryReader) Hosts(ctx context.Context) ([]firerunner.Host, error) {
 	if err := check(ctx); err != nil {
 		return nil, err
 	}
-	found := collect(r, hostsOf, func(h firerunner.Host) bool { return r.over == nil || !r.over.removed[h.Name] })
+	found := collect(r, hostsOf, func(h *firerunner.Host) bool { return r.over == nil || !r.over.removed[h.Name] })
 	for i := range found {
 		found[i] = keptHost(found[i])
 	}
@@ -170,7 +174,7 @@ func (r memoryReader) Projects(ctx context.Context, since time.Time) ([]firerunn
 	if err := check(ctx); err != nil {
 		return nil, err
 	}
-	found := collect(r, projectsOf, func(p firerunner.Project) bool { return !p.SeenAt.Before(since) })
+	found := collect(r, projectsOf, func(p *firerunner.Project) bool { return !p.SeenAt.Before(since) })
 	slices.SortFunc(found, func(a, b firerunner.Project) int {
 		return cmp.Or(b.SeenAt.Compare(a.SeenAt), cmp.Compare(a.ID, b.ID))
 	})

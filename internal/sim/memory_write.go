@@ -23,7 +23,8 @@ func (t *memoryTx) CreateRunner(ctx context.Context, r firerunner.Runner) error 
 	if err := t.addressFree(r); err != nil {
 		return err
 	}
-	t.over.runners[r.ID] = keptRunner(r)
+	r = keptRunner(r)
+	t.over.runners[r.ID] = &r
 	return nil
 }
 
@@ -47,7 +48,8 @@ func (t *memoryTx) SaveRunner(ctx context.Context, r *firerunner.Runner) error {
 		return err
 	}
 	r.Version++
-	t.over.runners[r.ID] = keptRunner(*r)
+	row := keptRunner(*r)
+	t.over.runners[r.ID] = &row
 	return nil
 }
 
@@ -55,7 +57,7 @@ func (t *memoryTx) addressFree(r firerunner.Runner) error {
 	if !r.Live() || !r.Address.IsValid() {
 		return nil
 	}
-	holders := collect(t.memoryReader, runnersOf, func(o firerunner.Runner) bool {
+	holders := collect(t.memoryReader, runnersOf, func(o *firerunner.Runner) bool {
 		return o.ID != r.ID && o.Live() && o.Host == r.Host && o.Address == r.Address
 	})
 	if len(holders) > 0 {
@@ -73,7 +75,7 @@ func (t *memoryTx) SaveJob(ctx context.Context, seen firerunner.Job) (firerunner
 		seen = known.Merge(seen)
 	}
 	seen = keptJob(seen)
-	t.over.jobs[seen.ID] = seen
+	t.over.jobs[seen.ID] = &seen
 	return seen, nil
 }
 
@@ -86,7 +88,7 @@ func (t *memoryTx) SaveProject(ctx context.Context, p firerunner.Project) error 
 	if known, ok := find(t.memoryReader, projectsOf, p.ID); ok && known.SeenAt.After(p.SeenAt) {
 		p = known
 	}
-	t.over.projects[p.ID] = p
+	t.over.projects[p.ID] = &p
 	return nil
 }
 
@@ -96,7 +98,8 @@ func (t *memoryTx) SaveHost(ctx context.Context, h firerunner.Host) error {
 		return err
 	}
 	delete(t.over.removed, h.Name)
-	t.over.hosts[h.Name] = keptHost(h)
+	h = keptHost(h)
+	t.over.hosts[h.Name] = &h
 	return nil
 }
 
@@ -108,7 +111,7 @@ func (t *memoryTx) RemoveHost(ctx context.Context, name string) error {
 	if _, there := find(t.memoryReader, hostsOf, name); !there || t.over.removed[name] {
 		return firerunner.Errorf(firerunner.NotFound, "remove host %q: there is no such host", name)
 	}
-	on := collect(t.memoryReader, runnersOf, func(r firerunner.Runner) bool { return r.Live() && r.Host == name })
+	on := collect(t.memoryReader, runnersOf, func(r *firerunner.Runner) bool { return r.Live() && r.Host == name })
 	if len(on) > 0 {
 		return firerunner.Errorf(firerunner.Conflict, "remove host %q: %d live runners are on it", name, len(on))
 	}
@@ -135,7 +138,10 @@ func (t *memoryTx) TakeDelivery(ctx context.Context, key string, _ time.Time) (f
 	if err := check(ctx); err != nil {
 		return false, err
 	}
-	if _, taken := find(t.memoryReader, deliveriesOf, key); taken {
+	t.m.mu.RLock()
+	taken := t.m.rows.deliveries[key]
+	t.m.mu.RUnlock()
+	if taken || t.over.deliveries[key] {
 		return false, nil
 	}
 	t.over.deliveries[key] = true

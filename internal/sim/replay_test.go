@@ -12,7 +12,7 @@ import (
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	var hashes []string
-	for seed := uint64(1); seed <= 12; seed++ {
+	for seed := uint64(1); seed <= 8; seed++ {
 		var lines []string
 		first := Run(t, Options{Seed: seed})
 		second := Run(t, Options{Seed: seed, Tell: func(line string) { lines = append(lines, line) }})
@@ -23,5 +23,5 @@ func TestReplay(t *testing.T) {
 		}))
 	}
 	slices.Sort(hashes)
-	require.Len(t, slices.Compact(hashes), 12, "and another seed is another course")
+	require.Len(t, slices.Compact(hashes), 8, "and another seed is another course")
 }
