@@ -69,6 +69,9 @@ func (a *app) serve(ctx context.Context) error {
 	if err := d.missingImages(ctx); err != nil { // it may be built while we serve
 		logger.Error("jobs will wait: an image cannot be booted", "error", err, "remedy", firerunner.HintOf(err))
 	}
+	if err := missingRunners(cfg.ProfileList()); err != nil {
+		logger.Error("jobs of a profile will fail: gitlab-runner cannot be installed", "error", err, "remedy", firerunner.HintOf(err))
+	}
 	logger.Info("serving", "webhook", d.webhookURL(), "metrics", d.metricsURL(), "version", buildVersion())
 	reading, stopReading := context.WithCancel(ctx)
 	var reloading sync.WaitGroup

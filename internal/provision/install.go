@@ -154,6 +154,9 @@ fi
 	}
 	file, err := os.Open(g.Runner.Path)
 	if err != nil {
+		if os.IsPermission(err) {
+			return g.failed(step, err).WithHint("it is read as uid %d: chmod o+r, and o+x for the folders above it", os.Getuid())
+		}
 		return g.failed(step, err).WithHint("correct the path of gitlab-runner in the profile")
 	}
 	defer file.Close()
