@@ -81,7 +81,7 @@ func (w *world) checkRun(vm *microVM, j *Job) {
 
 // checkKill looks at a microVM that is being destroyed: a job that runs in it must have earned that.
 func (w *world) checkKill(vm *microVM) {
-	if j := w.gitlab.jobs[vm.job]; j != nil && vm.alive && j.Status == firerunner.JobRunning && !w.excused(vm, j) {
+	if j := w.gitlab.jobs[vm.job]; j != nil && vm.alive && j.Status == firerunner.JobRunning && !w.excusedBut(vm, j, harmLost, harmMute) {
 		r, _ := w.store.Runner(context.Background(), vm.spec.ID)
 		w.problem("microVM %s is destroyed while job %d runs in it: %s, %s: %s", vm.spec.ID, j.ID, r.State, r.Reason, r.Message)
 	}
@@ -89,19 +89,27 @@ func (w *world) checkKill(vm *microVM) {
 
 // checkStop looks at a job that is told to stop.
 func (w *world) checkStop(vm *microVM) {
-	if j := w.gitlab.jobs[vm.job]; j != nil && j.Status == firerunner.JobRunning && !w.excusedBut(vm, j, "its job was told to stop") {
+	if j := w.gitlab.jobs[vm.job]; j != nil && j.Status == firerunner.JobRunning && !w.excusedBut(vm, j, harmLost, harmMute, harmStop) {
 		r, _ := w.store.Runner(context.Background(), vm.spec.ID)
 		w.problem("job %d in microVM %s is told to stop: %s, %s: %s", j.ID, vm.spec.ID, r.State, r.Reason, r.Message)
 	}
 }
 
-func (w *world) excused(vm *microVM, j *Job) bool { return w.excusedBut(vm, j, "") }
+// What is done to a microVM and is no reason to end its job: GitLab knows better than a guest that is not heard.
+const (
+	harmLost = "a report of it was lost"
+	harmMute = "its agent hangs"
+	harmStop = "its job was told to stop"
+)
 
-// excusedBut reports whether something that was done to a microVM, beside one thing, explains that its job came to a bad end.
-func (w *world) excusedBut(vm *microVM, j *Job, but string) bool {
+func (w *world) excused(vm *microVM, j *Job) bool { return w.excusedBut(vm, j) }
+
+// excusedBut reports whether something that was done to a microVM, beside some things, explains that its job came to a bad
+// end.
+func (w *world) excusedBut(vm *microVM, j *Job, but ...string) bool {
 	now := time.Now()
 	for harm := range vm.harm {
-		if harm != but {
+		if !slices.Contains(but, harm) {
 			return true
 		}
 	}

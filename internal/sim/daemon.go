@@ -22,7 +22,8 @@ type daemon struct {
 	control *control.Control
 	intake  *intake.Intake // nil: the door is closed
 	steps   map[firerunner.StepKind]firerunner.StepFunc
-	works   bool // it runs steps
+	works   bool               // it runs steps
+	hurry   context.CancelFunc // nil: it was not told to end
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -159,12 +160,19 @@ func (w *world) terminate() {
 	if !d.works || d.intake == nil || w.calm {
 		return
 	}
+	if d.hurry != nil { // the second time cuts the grace short
+		d.hurry()
+		return
+	}
+	hurry, cancel := context.WithCancel(d.ctx)
+	d.hurry = cancel
 	grace := w.between(0, 3*time.Minute)
 	w.say("daemon is told to end", "number", d.number, "grace", grace)
 	ending := &span{from: time.Now()}
 	w.ending = append(w.ending, ending)
 	w.running.Go(func() {
-		left := d.control.Shutdown(named(d.ctx, "shutdown"), context.Background(), grace, 30*time.Second)
+		defer cancel()
+		left := d.control.Shutdown(named(d.ctx, "shutdown"), hurry, grace, 30*time.Second)
 		if d.turn(d.ctx, "ended", false) != nil {
 			return
 		}

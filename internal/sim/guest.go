@@ -62,7 +62,7 @@ func (vm *microVM) in(d time.Duration, do func()) {
 // say is a report of the guest. It may get lost.
 func (vm *microVM) say(r firerunner.GuestReport) {
 	if vm.mute || vm.w.happens(vm.life.losesOne) {
-		vm.harm["a report of it was lost"] = true
+		vm.harm[harmLost] = true
 		vm.w.say("report lost", "runner", vm.spec.ID, "report", r.Kind, "job", r.JobID)
 		return
 	}
@@ -95,7 +95,7 @@ func (vm *microVM) begin() {
 	}
 	if l := vm.life; l.muteIn > 0 {
 		vm.in(l.muteIn, func() {
-			vm.harm["its agent hangs"] = true
+			vm.harm[harmMute] = true
 			vm.mute = true
 		})
 	}
@@ -224,7 +224,7 @@ func (vm *microVM) order(o firerunner.GuestOrder) {
 	case firerunner.OrderStop:
 		vm.stopped = true
 		if vm.job != 0 {
-			vm.harm["its job was told to stop"] = true
+			vm.harm[harmStop] = true
 			vm.w.checkStop(vm)
 		}
 	}
