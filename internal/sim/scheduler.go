@@ -87,7 +87,7 @@ func (a agenda) Less(i, j int) bool {
 	return cmp.Or(a[i].at.Compare(a[j].at), cmp.Compare(a[i].seq, a[j].seq)) < 0
 }
 func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a *agenda) Push(x any)   { *a = append(*a, x.(appointment)) } //nolint:errcheck,revive // container/heap pushes what after gave it
+func (a *agenda) Push(x any)   { *a = append(*a, x.(appointment)) }
 func (a *agenda) Pop() any {
 	last := (*a)[len(*a)-1]
 	*a = (*a)[:len(*a)-1]
@@ -124,7 +124,7 @@ func (s *scheduler) run(done func() bool, due func() (begin []func(), next time.
 		case i < len(ready)+len(begin):
 			begin[i-len(ready)]()
 		default:
-			heap.Pop(&s.agenda).(appointment).do() //nolint:errcheck,revive // see Push
+			heap.Pop(&s.agenda).(appointment).do()
 		}
 	}
 }

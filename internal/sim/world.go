@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -184,71 +183,6 @@ func (w *world) every(d time.Duration, do func()) {
 	})
 }
 
-// ask makes a job as a user does.
-func (w *world) ask(j wish) {
-	job := w.gitlab.Push(j.project, j.tags, w.plan.deadlines.JobTimeout)
-	job.takes, job.fails = j.takes, j.fails
-	w.say("job", "job", job.ID, "project", j.project, "tags", j.tags, "takes", j.takes, "fails", j.fails)
-	if j.cancel > 0 {
-		w.after(j.cancel, func() { w.cancel(job.ID) })
-	}
-	if j.foreign > 0 {
-		w.after(j.foreign, func() { w.takeAway(job) })
-	}
-}
-
-func (w *world) cancel(id int64) {
-	if j := w.gitlab.jobs[id]; !j.Status.Final() {
-		w.say("job cancelled", "job", id)
-		j.cancelled = time.Now()
-		w.gitlab.Cancel(id)
-	}
-}
-
-// takeAway is a runner of somebody else that takes a pending job.
-func (w *world) takeAway(j *Job) {
-	if j.Status != firerunner.JobPending {
-		return
-	}
-	j.Runner, j.Handouts = w.foreign, append(j.Handouts, w.foreign)
-	w.gitlab.move(j, firerunner.JobRunning)
-	w.after(w.between(time.Second, time.Minute), func() { w.gitlab.Finish(j.ID, firerunner.JobSuccess, "") })
-}
-
-func (w *world) anyJob() int64 {
-	if len(w.gitlab.order) == 0 {
-		return 1
-	}
-	return w.gitlab.order[w.chance.IntN(len(w.gitlab.order))]
-}
-
-// announce sends GitLab's webhooks about a job.
-func (w *world) announce(j *Job) {
-	w.say("gitlab", "job", j.ID, "status", j.Status, "failure", j.Failure)
-	w.trace("job", fmt.Sprint(j.ID), string(j.Status))
-	if w.happens(w.faults.hookLost) {
-		return
-	}
-	runner := "null"
-	if j.Runner != 0 {
-		runner = fmt.Sprintf(`{"id":%d}`, j.Runner)
-	}
-	body := fmt.Sprintf(`{"object_kind":"build","build_id":%d,"build_status":%q,"project_id":%d,"project":{"path_with_namespace":%q},"runner":%s}`,
-		j.ID, j.Status, j.ProjectID, j.ProjectPath, runner)
-	key := fmt.Sprintf("%d-%s", j.ID, j.Status)
-	times := 1
-	if w.happens(w.faults.hookTwice) {
-		times = 2
-	}
-	for range times {
-		delay := w.between(5*time.Millisecond, 200*time.Millisecond)
-		if w.happens(w.faults.hookLate) {
-			delay = w.between(time.Second, 3*time.Minute)
-		}
-		w.after(delay, func() { w.deliver(key, body) })
-	}
-}
-
 // drain is what "firerunner hosts drain" and "accept" do, in a process of their own.
 func (w *world) drain(name string, drains bool) {
 	ctx := context.Background()
@@ -296,27 +230,6 @@ func (w *world) wallClock() time.Time { return time.Now().Add(time.Duration(w.cl
 
 func (w *world) newID() string { w.lastID++; return fmt.Sprintf("r%015d", w.lastID) }
 
-// say adds a line to the timeline.
-func (w *world) say(what string, fields ...any) {
-	if w.o.Tell == nil {
-		return
-	}
-	line := fmt.Sprintf("%10.4f %s", w.clock().Seconds(), what)
-	for i := 0; i+1 < len(fields); i += 2 {
-		if text := fmt.Sprint(fields[i+1]); text != "" && text != "0" && text != "state(0)" {
-			line += fmt.Sprintf(" %v=%s", fields[i], text)
-		}
-	}
-	w.lineMu.Lock()
-	defer w.lineMu.Unlock()
-	w.o.Tell(line)
-}
-
-// trace adds to the sum of everything that happened outside of the store.
-func (w *world) trace(what, a, b string) {
-	fmt.Fprintf(w.sum, "%v %s %s %s\n", w.clock(), what, a, b)
-}
-
 // problem notes what must not be.
 func (w *world) problem(format string, args ...any) {
 	text := fmt.Sprintf("%.3fs: ", w.clock().Seconds()) + fmt.Sprintf(format, args...)
@@ -340,29 +253,4 @@ func (w *world) result() Result {
 		}
 	}
 	return r
-}
-
-// logger puts what a daemon logs into the timeline, as long as it lives.
-func (w *world) logger(d *daemon) *slog.Logger {
-	if w.o.Tell == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return slog.New(slog.NewTextHandler(lineWriter{w, d}, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
-}
-
-type lineWriter struct {
-	w *world
-	d *daemon
-}
-
-func (l lineWriter) Write(line []byte) (int, error) {
-	if !l.d.dead.Load() {
-		l.w.say(fmt.Sprintf("  log: %s", line[:max(len(line)-1, 0)]))
-	}
-	return len(line), nil
 }
