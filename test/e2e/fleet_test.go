@@ -94,6 +94,8 @@ func TestFleet(t *testing.T) {
 		require.LessOrEqual(t, most.VCPUs, 2, h)
 		require.LessOrEqual(t, most.MemoryMiB, 3072, h)
 	}
+	s.quiet()
+	s.doctored(f, 0)
 }
 
 // mostOn is the most that runners ever held of a host at once, by the events.
