@@ -146,6 +146,9 @@ func (vm *microVM) ask() {
 	vm.w.say("job handed out", "runner", vm.spec.ID, "job", j.ID, "gitlab", j.Runner)
 	vm.w.trace("handout", vm.spec.ID, "")
 	vm.w.checkHandout(vm, j)
+	if vm.w.happens(vm.w.faults.cancelTaken) {
+		vm.w.after(vm.w.between(0, 4*time.Second), func() { vm.w.cancel(j.ID) })
+	}
 	vm.in(vm.w.between(10*time.Millisecond, 300*time.Millisecond), func() {
 		vm.say(firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: j.ID})
 		vm.in(vm.w.between(100*time.Millisecond, 2*time.Second), func() { vm.script(j) })

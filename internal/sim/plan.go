@@ -53,6 +53,7 @@ type faults struct {
 	destroyFails, driverFails, driverSlow float64
 	lineBreaks, reportTwice               float64
 	guest                                 float64
+	cancelTaken                           float64 // a user cancels a job that has just been taken
 }
 
 const (
@@ -92,7 +93,7 @@ func drawPlan(s *scheduler) plan {
 		gitlabFails: some(0.4, 0.3), gitlabUnclear: some(0.4, 0.4), gitlabLimits: some(0.2, 0.2), gitlabSlow: some(0.3, 0.15),
 		createFails: some(0.4, 0.5), createUnclear: some(0.4, 0.4),
 		destroyFails: some(0.3, 0.4), driverFails: some(0.3, 0.2), driverSlow: some(0.3, 0.3),
-		lineBreaks: some(0.4, 0.2), reportTwice: some(0.4, 0.5), guest: some(0.5, 0.6),
+		lineBreaks: some(0.4, 0.2), reportTwice: some(0.4, 0.5), guest: some(0.5, 0.6), cancelTaken: some(0.3, 0.5),
 	}
 	if s.happens(0.7) {
 		p.crashes = 1 + s.chance.IntN(8)
