@@ -59,8 +59,14 @@ var stepColumns = []string{"kind", "project_id", "job_id", "tags", "runner_id", 
 // with what is in a database.
 func tables() []table {
 	return []table{
-		{"projects", "id"}, {"hosts", "name"}, {"jobs", "id"}, {"runners", "id"}, {"events", "id"}, {"deliveries", "key"},
-		{"vms", "id"}, {"vm_reports", "vm_id, seq"},
+		{"projects", "id"},
+		{"hosts", "name"},
+		{"jobs", "id"},
+		{"runners", "id"},
+		{"events", "id"},
+		{"deliveries", "key"},
+		{"vms", "id"},
+		{"vm_reports", "vm_id, seq"},
 	}
 }
 

@@ -19,7 +19,7 @@ var (
 
 // lease reads a row; the zero value where there is none. now is the database's clock.
 func (t *tx) lease(ctx context.Context, name string) (known row.Lease, now int64, err error) {
-	if now, err = t.clock(ctx); err != nil {
+	if now, err = t.q.Clock(ctx); err != nil {
 		return known, 0, wrap(err, "read the database's clock")
 	}
 	found, err := t.q.Lease(ctx, name)
@@ -94,6 +94,3 @@ func (t *tx) Under(ctx context.Context, l firerunner.Lease) error {
 	}
 	return known.Check(l, now)
 }
-
-// clock is the server's.
-func (t *tx) clock(ctx context.Context) (int64, error) { return t.q.Clock(ctx) }

@@ -120,6 +120,20 @@ func TestInvariants(t *testing.T) {
 	}
 }
 
+// TestSessions: what each connection asked of the server is in force.
+func TestSessions(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	store := open(t, postgres.Config{URL: firerunner.Secret(postgrestest.Loopback(t, freshURL(t), postgrestest.Password))})
+	var settings string
+	const ask = `select string_agg(name || '=' || setting, ' ' order by name) from pg_settings where name in
+		('synchronous_commit', 'statement_timeout', 'idle_in_transaction_session_timeout', 'tcp_keepalives_idle', 'client_connection_check_interval')`
+	require.NoError(t, store.Pool().QueryRow(ctx, ask).Scan(&settings))
+	require.Equal(t, "client_connection_check_interval=5000 idle_in_transaction_session_timeout=15000 statement_timeout=0 synchronous_commit=off tcp_keepalives_idle=10", settings)
+	require.NoError(t, postgres.QueryWriter(ctx, store, ask, &settings))
+	require.Equal(t, "client_connection_check_interval=5000 idle_in_transaction_session_timeout=15000 statement_timeout=20000 synchronous_commit=on tcp_keepalives_idle=10", settings)
+}
+
 // TestEventsOfOthersInOrder: also who appends without the store waits for those that append with it.
 func TestEventsOfOthersInOrder(t *testing.T) {
 	t.Parallel()

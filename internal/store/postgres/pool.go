@@ -27,17 +27,32 @@ const (
 
 // everySession is what each connection asks of the server: to notice within half a minute that we are gone, also when
 // nobody tells it. https://www.postgresql.org/docs/15/runtime-config-connection.html
-func everySession() map[string]string {
-	return map[string]string{
-		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
-		"client_connection_check_interval":    "5s",
-		"idle_in_transaction_session_timeout": millis(idleTimeout),
+func everySession(socket bool) map[string]string {
+	settings := map[string]string{"idle_in_transaction_session_timeout": millis(idleTimeout)}
+	if !socket {
+		settings["tcp_keepalives_idle"], settings["tcp_keepalives_interval"], settings["tcp_keepalives_count"] = "10", "5", "3"
 	}
+	return settings
 }
 
 // writerSettings are those of the connection that writes.
 func writerSettings() map[string]string {
 	return map[string]string{"statement_timeout": millis(statementTimeout)}
+}
+
+// settle makes the settings in a session that is new. They do not go with the start of the session, where a pooler refuses
+// what it does not know.
+func settle(ctx context.Context, conn *pgx.Conn, settings map[string]string) error {
+	var names, values []string
+	for name, value := range settings {
+		names, values = append(names, name), append(values, value)
+	}
+	if _, err := conn.Exec(ctx, `select set_config(name, value, false) from unnest($1::text[], $2::text[]) as s (name, value)`, names, values); err != nil {
+		return err
+	}
+	// Not every system's server can look whether its client is there while it works for it.
+	_, _ = conn.Exec(ctx, `select set_config('client_connection_check_interval', '5s', false)`)
+	return nil
 }
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
@@ -86,14 +101,6 @@ func connConfig(config Config) (*pgxpool.Config, error) {
 	if cc.RuntimeParams["application_name"] == "" {
 		cc.RuntimeParams["application_name"] = config.Name
 	}
-	maps.Copy(cc.RuntimeParams, everySession())
-	if isSocket(cc.Host) {
-		for name := range cc.RuntimeParams {
-			if strings.HasPrefix(name, "tcp_") {
-				delete(cc.RuntimeParams, name)
-			}
-		}
-	}
 	// A context that ends asks the server to give up, and keeps the connection; only a server that is silent loses it.
 	cc.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second}
@@ -112,10 +119,17 @@ func openPool(ctx context.Context, config Config, size int32, settings map[strin
 	}
 	c.MaxConns, c.MinConns = size, 0
 	c.MaxConnIdleTime = 5 * time.Minute
-	if c.AfterConnect = durable; settings == nil {
-		c.AfterConnect = quick
+	all := everySession(isSocket(c.ConnConfig.Host))
+	maps.Copy(all, settings)
+	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if err := settle(ctx, conn, all); err != nil {
+			return err
+		}
+		if settings == nil {
+			return quick(ctx, conn)
+		}
+		return durable(ctx, conn)
 	}
-	maps.Copy(c.ConnConfig.RuntimeParams, settings)
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
 		return nil, wrap(err, "open %s", Place(config.URL))
@@ -145,6 +159,10 @@ func connect(ctx context.Context, config Config) (*pgx.Conn, error) {
 	}
 	conn, err := pgx.ConnectConfig(ctx, c.ConnConfig)
 	if err != nil {
+		return nil, wrap(err, "connect to %s", Place(config.URL))
+	}
+	if err := settle(ctx, conn, everySession(isSocket(c.ConnConfig.Host))); err != nil {
+		closeConn(conn)
 		return nil, wrap(err, "connect to %s", Place(config.URL))
 	}
 	return conn, nil

@@ -18,9 +18,7 @@ var (
 
 // lease reads a row; the zero value where there is none. now is the database's clock.
 func (t *tx) lease(ctx context.Context, name string) (known row.Lease, now int64, err error) {
-	if now, err = t.clock(ctx); err != nil {
-		return known, 0, wrap(err, "read the database's clock")
-	}
+	now = row.Micros(t.store.config.Now()) // the machine's, because the database is a file of it
 	found, err := t.q.Lease(ctx, name)
 	if errors.Is(err, sql.ErrNoRows) {
 		return row.Lease{}, now, nil
@@ -93,6 +91,3 @@ func (t *tx) Under(ctx context.Context, l firerunner.Lease) error {
 	}
 	return known.Check(l, now)
 }
-
-// clock is the database's: the machine's, because the database is a file of it.
-func (t *tx) clock(context.Context) (int64, error) { return row.Micros(t.store.config.Now()), nil }

@@ -95,8 +95,14 @@ func TestOpenErrNewer(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
 	store := open(t, sqlite.Config{Path: path})
+	seen, err := sqlite.Inspect(t.Context(), path)
+	require.NoError(t, err)
+	require.Equal(t, seen.Newest, seen.Version)
+	exec1(t, store.DB(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (?, 1)`, seen.Newest+1)
+	open(t, sqlite.Config{Path: path}) // one version newer is compatible
 	exec1(t, store.DB(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)`)
-	_, err := sqlite.Open(t.Context(), sqlite.Config{Path: path, Logger: discard()})
+	require.NoError(t, store.CheckFile(t.Context()))
+	_, err = sqlite.Open(t.Context(), sqlite.Config{Path: path, Logger: discard()})
 	requireCode(t, firerunner.Conflict, err)
 	require.NotEmpty(t, firerunner.HintOf(err))
 }
