@@ -57,7 +57,7 @@ type Runner struct {
 // Timeouts limit each step. A zero is the default.
 type Timeouts struct {
 	Connect time.Duration // until sshd lets us in, also after a connection broke; 3 min
-	Attempt time.Duration // one try of it; 10 s
+	Attempt time.Duration // one try of it; 30 s: an emulated guest on a busy host is slow to shake hands
 	Step    time.Duration // a command that only arranges things; 30 s
 	Upload  time.Duration // bringing gitlab-runner into the guest; 5 min
 	Idle    time.Duration // gitlab-runner after SIGTERM, without a job; 5 s
@@ -70,7 +70,7 @@ func (t *Timeouts) complete() {
 		sane  time.Duration
 	}{
 		{&t.Connect, 3 * time.Minute},
-		{&t.Attempt, 10 * time.Second},
+		{&t.Attempt, 30 * time.Second},
 		{&t.Step, 30 * time.Second},
 		{&t.Upload, 5 * time.Minute},
 		{&t.Idle, 5 * time.Second},

@@ -53,6 +53,7 @@ func (d *Driver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firer
 	request, err := d.cfg.request(host.Host, spec, token)
 	if err == nil && outside != nil {
 		request.Metadata, err = outsideMetadata(spec, token, outside.UserData)
+		outsideNetwork(request, spec.Address)
 	}
 	if err == nil {
 		err = rules{stateDir: host.stateDir(), tags: d.cfg.AllowTags}.validate(request)

@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/proto/flintlock/types"
 )
 
 // What a microVM without an agent takes: this process is its agent from outside, over SSH, at the fixed address that it
@@ -65,6 +67,32 @@ func outsideMetadata(spec firerunner.MicroVMSpec, token, userData firerunner.Sec
 		values[key] = base64.StdEncoding.EncodeToString([]byte(value))
 	}
 	return values, nil
+}
+
+// outsideNetwork says in flintlockd's place how such a microVM sets up its interfaces: flintlockd writes the address of its
+// own in capitals, and cloud-init then waits for an interface that there is not.
+// https://docs.cloud-init.io/en/latest/reference/network-config.html
+func outsideNetwork(request *types.MicroVMSpec, n firerunner.GuestNetwork) {
+	var b strings.Builder
+	fmt.Fprintf(&b, `version: 2
+ethernets:
+  eth0:
+    match: {macaddress: "%s"}
+    set-name: eth0
+    addresses: [169.254.0.1/16]
+  eth1:
+    match: {macaddress: "%s"}
+    set-name: eth1
+    addresses: [%s]
+`, strings.ToLower(metadataMAC), strings.ToLower(request.Interfaces[0].GetGuestMac()), n.Address)
+	if n.Gateway != "" {
+		fmt.Fprintf(&b, "    gateway4: %s\n", plainAddress(n.Gateway))
+	}
+	if n.DNS != "" {
+		fmt.Fprintf(&b, "    nameservers: {addresses: [%s]}\n", n.DNS)
+	}
+	request.Kernel.AddNetworkConfig = false
+	request.Kernel.Cmdline[networkConfigKey] = base64.StdEncoding.EncodeToString([]byte(b.String()))
 }
 
 // provision enters a microVM that its host has accepted, and stays until it has ended or the driver is closed.

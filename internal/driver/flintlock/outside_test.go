@@ -2,6 +2,7 @@ package flintlock
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/flintlocktest"
+	"github.com/firerunner/firerunner/proto/flintlock/types"
 )
 
 // entered is a config whose microVMs without an agent are provisioned by run.
@@ -188,4 +190,29 @@ func TestOutsideGivesUp(t *testing.T) {
 	require.Contains(t, h.until("a", firerunner.ReportExited).Message, "over SSH")
 	h.gone("a")
 	h.destroyed("a")
+}
+
+// The interfaces are told apart by their addresses, which cloud-init compares letter by letter.
+func TestOutsideNetwork(t *testing.T) {
+	mac := "06:4C:49:4D:9B:86"
+	request := &types.MicroVMSpec{
+		Kernel: &types.Kernel{Cmdline: map[string]string{"quiet": ""}, AddNetworkConfig: true}, Interfaces: []*types.NetworkInterface{{GuestMac: &mac}},
+	}
+	outsideNetwork(request, firerunner.GuestNetwork{Address: "10.42.0.9/24", Gateway: "10.42.0.1/24", DNS: "10.42.0.2"})
+	require.False(t, request.Kernel.AddNetworkConfig)
+	text, err := base64.StdEncoding.DecodeString(request.Kernel.Cmdline["network-config"])
+	require.NoError(t, err)
+	require.Equal(t, `version: 2
+ethernets:
+  eth0:
+    match: {macaddress: "aa:ff:00:00:00:01"}
+    set-name: eth0
+    addresses: [169.254.0.1/16]
+  eth1:
+    match: {macaddress: "06:4c:49:4d:9b:86"}
+    set-name: eth1
+    addresses: [10.42.0.9/24]
+    gateway4: 10.42.0.1
+    nameservers: {addresses: [10.42.0.2]}
+`, string(text))
 }
