@@ -3,7 +3,9 @@ package postgres_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"log/slog"
+	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -17,9 +19,19 @@ import (
 	"github.com/firerunner/firerunner/internal/store/storetest"
 )
 
+// TestMain takes fewer random courses than rapid's 100: each statement is a round trip to a server, and SQLite's tests take all
+// of them. More with -rapid.checks=1000.
 func TestMain(m *testing.M) {
 	if role() { // this process is one that a test started
 		return
+	}
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "rapid.checks" })
+	if !chosen {
+		if err := flag.Set("rapid.checks", "40"); err != nil {
+			os.Exit(2)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }
