@@ -23,7 +23,8 @@ func TestMissingRunners(t *testing.T) {
 		return firerunner.Profile{Name: "plain", Provision: firerunner.ProvisionSSH, SSH: firerunner.SSHAccess{RunnerPath: path, RunnerSHA256: sum}}
 	}
 	require.NoError(t, missingRunners([]firerunner.Profile{
-		{Name: "default"}, profile(path, hex.EncodeToString(sum[:])),
+		{Name: "default"},
+		profile(path, hex.EncodeToString(sum[:])),
 		{Name: "web", Provision: firerunner.ProvisionSSH, SSH: firerunner.SSHAccess{RunnerURL: "https://example.com/x"}},
 	}))
 	err := missingRunners([]firerunner.Profile{profile(path, strings.Repeat("0", 64)), profile(path+"x", "")})
