@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,13 +14,24 @@ func TestCancel(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, options{})
 
+	// What a thief gets is looked at on the way: see stolen_token_test.go.
 	s.run("WhileRunning", func(t *testing.T) {
 		j := s.only("long:\n  script: [echo begun, 'while sleep 1; do echo still here; done']\n  after_script: [echo cleaned up]\n")
 		s.says(j.ID, "still here")
+		victim := s.only("victim:\n  script: ['true']\n")
+		loot := s.steal(j.ID)
+		require.Equal(t, http.StatusNoContent, s.askForJob(loot.Token), "no second job while the first runs")
 		require.NoError(t, s.gitlab.CancelJob(j.ID))
 		require.Equal(t, gitlabtest.StatusCanceled, s.finished(j.ID).Status)
 		require.Contains(t, s.gitlab.Trace(j.ID), "cleaned up", "a cancelled job may still clean up")
 		s.ended(s.row(j.ID).ID, firerunner.Cancelled, firerunner.ReasonJobCancelled)
+
+		require.Equal(t, http.StatusForbidden, s.askForJob(loot.Token), "dead after the job")
+		waiting, _ := s.gitlab.Job(victim.ID)
+		for _, h := range waiting.Handouts { // one of its own may have taken it by now
+			require.NotEqual(t, loot.ID, h.RunnerID)
+		}
+		require.NoError(t, s.gitlab.CancelJob(victim.ID))
 	})
 	// Nobody else wants the microVM that boots for it, so it goes at once.
 	s.run("WhileBooting", func(t *testing.T) {

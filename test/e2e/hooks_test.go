@@ -13,7 +13,8 @@ import (
 
 const trivial = "trivial:\n  script: ['true']\n"
 
-// TestHooks has GitLab's webhooks come twice, out of order and late. There is no sweep that could help.
+// TestHooks has GitLab's webhooks come twice, out of order and late. There is no sweep that could help. And GitLab makes
+// the runner and fails to say so: nobody has its token, and nobody may keep it.
 func TestHooks(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, options{})
@@ -29,11 +30,15 @@ func TestHooks(t *testing.T) {
 		require.NoError(t, err)
 		faults = append(faults, id)
 	}
+	ambiguous, err := s.gitlab.AddFault(gitlabtest.Fault{Action: gitlabtest.FaultResetAfter, Method: "POST", Path: "/api/v4/user/runners", Count: 1})
+	require.NoError(t, err)
 	j := s.succeeded(s.only(trivial).ID)
 	ctx, cancel := s.patiently()
 	defer cancel()
 	require.NoError(t, s.gitlab.WaitHooks(ctx))
-	s.quiet()
+	s.quiet() // no runner is left in GitLab: the orphan is gone too
+	require.Equal(t, 1, s.struck(ambiguous))
+	require.Equal(t, 2, s.gitlab.Requests()["POST /api/v4/user/runners"])
 	for i, id := range faults {
 		require.Positive(t, s.struck(id), "fault %d never struck", i)
 	}
@@ -89,20 +94,6 @@ func TestRefusedSize(t *testing.T) {
 	require.True(t, said, "no line in the log")
 	require.Empty(t, s.rows(firerunner.RunnerQuery{}))
 	require.NoError(t, s.gitlab.CancelJob(j.ID))
-}
-
-// TestAmbiguousRunner has GitLab make a runner and fail to say so: nobody has its token, and nobody may keep it.
-func TestAmbiguousRunner(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, options{})
-	id, err := s.gitlab.AddFault(gitlabtest.Fault{Action: gitlabtest.FaultResetAfter, Method: "POST", Path: "/api/v4/user/runners", Count: 1})
-	require.NoError(t, err)
-	j := s.succeeded(s.only(trivial).ID)
-	require.Equal(t, 1, s.struck(id))
-	require.Equal(t, 2, s.gitlab.Requests()["POST /api/v4/user/runners"])
-	s.quiet() // no runner is left in GitLab: the orphan is gone too
-	require.Len(t, j.Handouts, 1)
-	require.Len(t, s.rows(firerunner.RunnerQuery{}), 1)
 }
 
 // known is a job as FireRunner knows it.
