@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 500, "how many seeds TestSeeds lives through")
+	seeds = flag.Int("seeds", 40, "how many seeds TestSeeds lives through")
 	from  = flag.Uint64("from", 1, "the first seed")
 	lanes = flag.Int("lanes", 2, "how many at once")
 )

@@ -37,7 +37,6 @@ import (
 // TestSSHOnFlintlock runs a job in a microVM of a host with flintlockd that has nothing of ours in it. The driver is in
 // this process, because the way to the guest is: its network is the test's.
 func TestSSHOnFlintlock(t *testing.T) {
-	t.Parallel()
 	if under.skip != "" {
 		t.Skip(under.skip)
 	}
@@ -107,6 +106,7 @@ plain:
 		Start: firerunner.GuestStart{GitLabURL: guestGitLab, Token: runner, Name: "firerunner-plain", WaitTimeout: patience},
 	})
 	require.NoError(t, err)
+	t.Parallel() // only now: such a system takes long to boot, and does while others are tested
 	var kinds []firerunner.ReportKind
 	require.NoError(t, driver.Follow(ctx, "plain", 0, func(r firerunner.GuestReport) error {
 		t.Logf("%6.1fs %s %s", time.Since(began).Seconds(), r.Kind, r.Message)
