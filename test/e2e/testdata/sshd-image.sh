@@ -2,9 +2,10 @@
 # What the image "sshd" of the tests is made with: a plain Debian with sshd and cloud-init, less what a microVM that lives for
 # one job has no use for.
 set -eu
-# cloud-init is told where to look: that is what it would find out otherwise.
+# cloud-init is told where to look, which it would find out otherwise, and what there is to do here.
 cat > /etc/cloud/cloud.cfg.d/99-firerunner.cfg <<'END'
 datasource_list: [NoCloud]
+cloud_init_modules: [write-files, set_hostname, users-groups, ssh]
 END
 rm -f /etc/motd /etc/update-motd.d/*
 for u in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
