@@ -35,7 +35,8 @@ func startDemo(t *testing.T) *demo {
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o711))
 	d := &demo{t: t, dir: dir, ended: make(chan struct{})}
-	d.cmd = exec.Command(under.released, "demo", "--timeout", patience.String())
+	// Whoever runs the tests in the background may have SIGINT ignored, and so would the demo, until it listens to it.
+	d.cmd = exec.Command("env", "--default-signal=INT", under.released, "demo", "--timeout", patience.String())
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = dir, &d.out, &d.out
 	d.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "FIRERUNNER_STATE_DIR=" + filepath.Join(dir, "state"),
@@ -123,7 +124,6 @@ func TestDemoInterrupted(t *testing.T) {
 		{"StateFolder", func(d *demo) bool { return exists(filepath.Join(d.dir, "state", "demo")) }},
 		{"Database", func(d *demo) bool { return exists(filepath.Join(d.dir, "state", "demo", "firerunner.db")) }},
 		{"MakingTheFirst", func(d *demo) bool { files, _ := d.vms(); return files > 0 }},
-		{"TwoBoot", func(d *demo) bool { _, running := d.vms(); return running == 2 }},
 		{"JobRuns", func(d *demo) bool { return d.tookJob() }},
 	} {
 		t.Run(moment.name, func(t *testing.T) {

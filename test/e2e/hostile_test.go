@@ -29,9 +29,11 @@ func TestHostileJob(t *testing.T) {
       bomb() { bomb | bomb & }; bomb
     - sleep 600
 `)
+	neighbour := s.only("neighbour:\n  script: ['n=0; while sleep 1; do n=$((n+1)); echo \"round $n.\"; done']\n")
 	s.says(hostile.ID, "begun")
 	r := s.row(hostile.ID)
-	s.succeeded(s.only(trivial).ID)
+	s.says(neighbour.ID, "round 1.")
+	s.says(neighbour.ID, fmt.Sprintf("round %d.", 3+strings.Count(s.trace(neighbour.ID), "round ")))
 
 	// The agreement: the guest's memory and 256 MiB for qemu and its shim; one processor for its one vCPU; 256
 	// processes and threads.
@@ -52,6 +54,9 @@ func TestHostileJob(t *testing.T) {
 	if os.Geteuid() == 0 {
 		require.Equal(t, 2, limits, "limits of memory and processes")
 	}
+
+	require.NoError(t, s.gitlab.CancelJob(neighbour.ID))
+	require.Equal(t, gitlabtest.StatusCanceled, s.finished(neighbour.ID).Status)
 
 	// It may be in no state to hear that it is cancelled, so the user insists.
 	s.forceCancel(hostile.ID)
