@@ -15,10 +15,11 @@ var fleets = flag.Uint64("fleets", 1, "how many seeds TestFiveHundredJobs lives 
 
 // TestFiveHundredJobs: 500 jobs of mixed sizes, all at once, on three hosts. What each host carries is within its capacity
 // at every instant, by the event log and by what is truly there, and the last job ends within 1.15 times the time that no
-// schedule can beat, although microVMs take time to boot and to go, which that bound does not count.
+// schedule can beat, although microVMs take time to boot and to go, which that bound does not count. Under the race detector
+// the jobs are fewer, and the end of the last says nothing.
 func TestFiveHundredJobs(t *testing.T) {
 	t.Parallel()
-	const jobs, most = 500, 1.15
+	const jobs, most = fleetJobs, 1.15
 	for seed := range *fleets {
 		p := plan{
 			remote: true, listsSilent: true, projects: []int64{1}, deadlines: firerunner.DefaultDeadlines(), holdAfter: 5 * time.Minute,
@@ -60,6 +61,8 @@ func TestFiveHundredJobs(t *testing.T) {
 		require.Equal(t, jobs, r.Ran)
 		bound := max(cpu, memory, slots, longest)
 		t.Logf("seed %d: %s, %.3f times the lower bound of %.0f s; %d turns", seed, last.Round(time.Second), last.Seconds()/bound, bound, r.Turns)
-		require.LessOrEqual(t, last.Seconds()/bound, most, "seed %d", seed)
+		if jobs == 500 {
+			require.LessOrEqual(t, last.Seconds()/bound, most, "seed %d", seed)
+		}
 	}
 }
