@@ -82,8 +82,9 @@ check: ## Lint, format, tidy, generated files, import graph (govulncheck needs i
 .PHONY: test
 test: test-deps image-sshd ## Run every test, real microVMs included, with -race; print coverage, fail below 75 %
 	@rm -rf build/daemons && mkdir -p build/daemons
+	@# What takes longest begins first, beside everything else.
 	FIRERUNNER_BIN=$(CURDIR)/bin FIRERUNNER_GITLAB_RUNNER=$(CURDIR)/bin/gitlab-runner FIRERUNNER_COVERDIR=$(CURDIR)/build/daemons \
-		go test $(RACE) -timeout $(TEST_TIMEOUT) -covermode=atomic -coverpkg=./... -coverprofile=build/tests.out ./...
+		go test $(RACE) -timeout $(TEST_TIMEOUT) -covermode=atomic -coverpkg=./... -coverprofile=build/tests.out ./test/e2e ./...
 	@# What daemons ran that tests started as processes of their own counts too.
 	@go tool covdata textfmt -i=build/daemons -o=build/daemons.out
 	@go run -C tools ./coverage -least $(COVERAGE_LEAST) -root $(CURDIR) $(CURDIR)/build/tests.out $(CURDIR)/build/daemons.out
