@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -86,12 +87,12 @@ func TestRefusedSize(t *testing.T) {
 	require.Less(t, refusals[0].At.Sub(began), 2*time.Second)
 	require.Equal(t, firerunner.ReasonSizeRefused, refusals[0].Reason)
 	require.Contains(t, refusals[0].Message, "64")
-	lines, _ := s.log()
-	said := false
-	for _, l := range lines {
-		said = said || l.Kind == string(firerunner.EventJobRefused) && l.Job == j.ID && l.Reason == string(firerunner.ReasonSizeRefused)
-	}
-	require.True(t, said, "no line in the log")
+	s.eventually("a line in the log", func() bool { // it is written once the event is true
+		lines, _ := s.log()
+		return slices.ContainsFunc(lines, func(l logLine) bool {
+			return l.Kind == string(firerunner.EventJobRefused) && l.Job == j.ID && l.Reason == string(firerunner.ReasonSizeRefused)
+		})
+	})
 	require.Empty(t, s.rows(firerunner.RunnerQuery{}))
 	require.NoError(t, s.gitlab.CancelJob(j.ID))
 }

@@ -21,7 +21,8 @@ import (
 )
 
 // noon is a time like any other.
-var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+// noon is today's: deliveries of last week are forgotten.
+var noon = time.Now().UTC().Truncate(24 * time.Hour).Add(12 * time.Hour)
 
 func addEvent(ctx context.Context, tx firerunner.Tx, n int) error {
 	return tx.AddEvent(ctx, firerunner.Event{Kind: firerunner.EventNotice, Message: fmt.Sprint(n)})

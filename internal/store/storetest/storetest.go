@@ -72,7 +72,10 @@ type suite struct {
 }
 
 // noon is when everything happens. Stores keep times to the microsecond.
-func noon() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC) }
+func noon() time.Time { return today }
+
+// today is no fixed day: deliveries of last week are forgotten.
+var today = time.Now().UTC().Truncate(24 * time.Hour).Add(12*time.Hour + 123456*time.Microsecond)
 
 // patience is for what must come; it is never waited for when all is well.
 const patience = 20 * time.Second
