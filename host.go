@@ -15,6 +15,8 @@ type Host struct {
 	Labels    []string // what profiles may ask for, such as zone=a
 	Addresses AddressPool
 	Draining  bool // takes no new work, finishes the old
+	// Controller is the one that has configured it last. A host that is a controller's own machine is its alone.
+	Controller string
 
 	// What was last seen of it. A host that is this very machine is never asked.
 	SeenAt  time.Time // its last sign of life; zero: never

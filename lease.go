@@ -16,6 +16,9 @@ type Leases interface {
 	// Renew lets a lease end so much from now. Conflict if it is over: expired, released, or another's. Then whatever was
 	// done under it must stop.
 	Renew(ctx context.Context, l Lease, ttl time.Duration) (Lease, error)
+	// LeasesOf returns those whose name begins with prefix, by name. Those that are over are among them, until somebody takes
+	// them, for a day at least; those that were released are not.
+	LeasesOf(ctx context.Context, prefix string) ([]Lease, error)
 	// Release gives a lease up. One that is over is not an error.
 	Release(ctx context.Context, l Lease) error
 }
@@ -34,4 +37,5 @@ type Lease struct {
 	Holder string    // who: one life of one process
 	Epoch  int64     // another one for each time that the lease changes hands
 	Until  time.Time // by the database's clock
+	Over   bool      // it has expired; said by LeasesOf only
 }

@@ -21,12 +21,14 @@ const (
 // Step is one piece of queued work. It may run twice, late, and at the same time as another: it looks at the store
 // and does what is due, if anything is.
 type Step struct {
-	Kind      StepKind  `json:"kind"`
-	ProjectID int64     `json:"project_id,omitempty"`
-	JobID     int64     `json:"job_id,omitempty"`
-	Tags      TagSet    `json:"tags,omitempty"`
-	RunnerID  string    `json:"runner_id,omitempty"`
-	NotBefore time.Time `json:"-"` // zero: at once
+	Kind      StepKind `json:"kind"`
+	ProjectID int64    `json:"project_id,omitempty"`
+	JobID     int64    `json:"job_id,omitempty"`
+	Tags      TagSet   `json:"tags,omitempty"`
+	RunnerID  string   `json:"runner_id,omitempty"`
+	// Controller is the one that is to do it; empty: any of them.
+	Controller string    `json:"controller,omitempty"`
+	NotBefore  time.Time `json:"-"` // zero: at once
 }
 
 // StepFunc does a step. An error makes the queue try again with back-off; Later asks for another run without

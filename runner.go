@@ -55,25 +55,26 @@ const (
 // Runner is FireRunner's record of one life: one job's place to run, one credential, one microVM. The microVM
 // has the runner's ID. The credential itself is never stored: it goes from GitLab to the guest through memory.
 type Runner struct {
-	ID        string // 16 lower-case letters and digits, ordered by time of creation
-	Demand    Demand // the project and the exact tags it serves
-	Profile   string
-	Size      Size
-	Image     string // digest of the image it boots
-	State     State
-	Desired   Desired
-	Outcome   Outcome    // empty while it lives
-	Reason    Reason     // why it ended, or why it is still queued
-	Message   string     // the reason in words
-	Host      string     // empty until Placed
-	Address   netip.Addr // from its host's pool, from Placed on; invalid: the host has none
-	GitLabID  int64      // id of its runner in GitLab; 0 = none exists as far as we know
-	JobID     int64      // the job that it really took; 0 = none yet
-	Report    int64      // sequence number of the last guest report that was applied
-	Version   int64      // rises with each save; a save under an older one is refused with Conflict
-	CreatedAt time.Time
-	MovedAt   time.Time // when it came into its state
-	Deadline  time.Time // when it must have left its state; zero = none
+	ID         string // 16 lower-case letters and digits, ordered by time of creation
+	Demand     Demand // the project and the exact tags it serves
+	Profile    string
+	Size       Size
+	Image      string // digest of the image it boots
+	State      State
+	Desired    Desired
+	Outcome    Outcome    // empty while it lives
+	Reason     Reason     // why it ended, or why it is still queued
+	Message    string     // the reason in words
+	Host       string     // empty until Placed
+	Address    netip.Addr // from its host's pool, from Placed on; invalid: the host has none
+	Controller string     // who moves it from Placed on; empty: a site's only controller
+	GitLabID   int64      // id of its runner in GitLab; 0 = none exists as far as we know
+	JobID      int64      // the job that it really took; 0 = none yet
+	Report     int64      // sequence number of the last guest report that was applied
+	Version    int64      // rises with each save; a save under an older one is refused with Conflict
+	CreatedAt  time.Time
+	MovedAt    time.Time // when it came into its state
+	Deadline   time.Time // when it must have left its state; zero = none
 }
 
 // NewRunner returns a queued runner for a demand.

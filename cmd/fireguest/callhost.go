@@ -89,7 +89,7 @@ func setUp(ctx context.Context, con *console, job net.Interface, fixed firerunne
 // calling is how the agent calls the endpoint that the metadata names.
 func calling(m guest.Metadata, dismissed func(firerunner.Code)) guest.CallerConfig {
 	return guest.CallerConfig{
-		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint,
+		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint, Others: m.Others,
 		Hello: hello(), Clock: hostClock, Dismissed: dismissed,
 	}
 }

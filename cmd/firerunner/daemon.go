@@ -20,6 +20,7 @@ import (
 	"github.com/firerunner/firerunner/internal/guest"
 	"github.com/firerunner/firerunner/internal/image"
 	"github.com/firerunner/firerunner/internal/intake"
+	"github.com/firerunner/firerunner/internal/peers"
 	"github.com/firerunner/firerunner/internal/queue"
 	"github.com/firerunner/firerunner/internal/telemetry"
 )
@@ -49,11 +50,18 @@ type daemon struct {
 	fleet   *flintlock.Driver // the same, where hosts run flintlockd
 	images  *image.Store
 	control *control.Control
+	swept   []int64 // projects that are swept from the start
 	metrics *telemetry.Metrics
+
+	installation string
+	keeper       *peers.Keeper // nil: nobody else may serve this database
+	standing     standIns
+	desks        desks
 
 	hosts         atomic.Pointer[config.Config] // the configuration as far as hosts go: it is read again at SIGHUP
 	guests        *guest.Endpoint               // nil: the driver has a channel of its own into its guests
 	guestListener net.Listener
+	fingerprint   string // of the guest endpoint's certificate
 
 	webhooks, metricsServer *server
 	failed                  chan error // a listener that broke, or the database was lost to another
@@ -76,29 +84,36 @@ func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
+	d.standing.all = map[string]*standIn{}
 	d.metrics = telemetry.New(telemetry.Config{
 		Version: buildVersion(), Source: lateSource{d}, WebhookResults: resultWords(), Logger: d.log,
 	})
 	if err := d.openStore(ctx); err != nil {
 		return nil, err
 	}
+	if d.installation, err = d.store.Installation(ctx, installation); err != nil {
+		return nil, err
+	}
 	if err := d.openGitLab(); err != nil {
 		return nil, err
 	}
-	if err := d.openDriver(ctx, installation); err != nil {
+	if err := d.openPeers(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.openControl(ctx, installation); err != nil {
+	if err := d.openDriver(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.openControl(ctx); err != nil {
 		return nil, err
 	}
 	return d, d.openServers()
 }
 
-// openStore holds the database for this process alone and opens it, with the queue's tables in it.
+// openStore opens the database, with the queue's tables in it. A file is this process's alone.
 func (d *daemon) openStore(ctx context.Context) error {
 	db := databaseOf(d.cfg.Config, d.log)
 	db.committed = d.metrics.Record
-	release, err := db.hold(ctx, d.failed)
+	release, err := db.hold(ctx, true, d.failed)
 	if err != nil {
 		return err
 	}
@@ -125,35 +140,41 @@ func (d *daemon) openGitLab() (err error) {
 	return err
 }
 
-func (d *daemon) openControl(ctx context.Context, installation string) error {
+func (d *daemon) openControl(ctx context.Context) error {
+	var err error
+	if d.swept, err = d.sweptProjects(ctx); err != nil {
+		return err
+	}
+	if d.control, err = d.newControl(d.driver, d.controllerName()); err != nil {
+		return err
+	}
+	d.queue, err = d.store.queue(queue.Config{
+		Steps: d.steps(), Concurrency: min(d.cfg.TotalSlots(), mostSteps) + spareSteps, Sole: d.keeper == nil,
+		Controller: d.controllerName(), Logger: d.log,
+	})
+	return err
+}
+
+// newControl makes what moves the runners of a controller: ourselves, or one for which we stand in.
+func (d *daemon) newControl(driver firerunner.Driver, controller string) (*control.Control, error) {
 	ca, err := readCA(d.cfg.GitLab.CAFile)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	guestURL, routes, err := guestRoutes(d.cfg.GitLab.URL, d.cfg.GitLab.GuestURL)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	projects, err := d.sweptProjects(ctx)
-	if err != nil {
-		return err
-	}
-	d.control, err = control.New(control.Config{
-		Store: d.store, GitLab: d.gitlab, Driver: d.driver, Image: d.image, Installation: installation,
+	return control.New(control.Config{
+		Store: d.store, GitLab: d.gitlab, Driver: driver, Image: d.image, Installation: d.installation,
+		Controller: controller, StandsIn: controller != d.controllerName(), Peers: d.peersOf(controller),
 		Profiles: d.cfg.ProfileList(), Deadlines: d.cfg.Deadlines,
 		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: d.cfg.VM.JobLogKiB,
-		QueueSize: d.cfg.Scheduler.QueueSize, SweepInterval: d.cfg.Sweep.Interval, SweepProjects: projects,
+		QueueSize: d.cfg.Scheduler.QueueSize, SweepInterval: d.cfg.Sweep.Interval, SweepProjects: d.swept,
 		SweepWindow: d.cfg.Sweep.ProjectWindow, CallTimeout: d.cfg.GitLab.RequestTimeout, Logger: d.log,
 		Fit: d.fit(), HoldAfter: d.cfg.Scheduler.HoldAfter, HostProbeInterval: d.cfg.Flintlock.ProbeInterval,
 		HostProbeTimeout: d.cfg.Flintlock.ProbeTimeout, HostLostAfter: d.cfg.Flintlock.LostAfter,
 	})
-	if err != nil {
-		return err
-	}
-	d.queue, err = d.store.queue(queue.Config{
-		Steps: d.control.Steps(), Concurrency: min(d.cfg.TotalSlots(), mostSteps) + spareSteps, Sole: true, Logger: d.log,
-	})
-	return err
 }
 
 // start writes the hosts down, lets steps run, takes up what an earlier process left, and opens the doors.
@@ -174,6 +195,14 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	d.onClose(d.control.Close)
 	d.serveGuests()
+	if d.keeper != nil {
+		d.keeper.Serve()
+		d.onClose(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), letGoPatience)
+			defer cancel()
+			d.logError("ending to stand in for others", d.keeper.Rest(ctx))
+		})
+	}
 	for _, s := range []*server{d.webhooks, d.metricsServer} {
 		s.start(d.failed)
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // openDriver makes the driver that the configuration names, and the store of images that it boots.
-func (d *daemon) openDriver(ctx context.Context, installation string) error {
+func (d *daemon) openDriver(ctx context.Context) error {
 	d.images = &image.Store{Dir: d.cfg.Image.Dir}
 	if d.cfg.Driver == "fake" {
 		client, err := d.guestHTTP()
@@ -32,11 +32,11 @@ func (d *daemon) openDriver(ctx context.Context, installation string) error {
 		return nil
 	}
 	if d.cfg.Driver == config.DriverFlintlock {
-		return d.openFleet(ctx, installation)
+		return d.openFleet(ctx)
 	}
 	q, err := qemu.New(qemu.Config{
 		StateDir: d.cfg.StateDir, Shim: d.shim(), QEMU: d.cfg.VM.QEMU, Accel: d.cfg.VM.Accel,
-		Host: d.cfg.Scheduler.HostName, Installation: installation, UIDBase: d.cfg.VM.UIDBase,
+		Host: d.cfg.Scheduler.HostName, Installation: d.installation, UIDBase: d.cfg.VM.UIDBase,
 		ConsoleBytes: int64(d.cfg.VM.ConsoleKiB) << 10, Logger: d.log,
 	})
 	if err != nil {

@@ -19,7 +19,7 @@ const longestBreak = 10 * time.Second
 
 // openFleet makes the driver for hosts that run flintlockd, and the endpoint at which their guests call. Its key and
 // certificate stay the same over restarts: guests that run know it by its fingerprint.
-func (d *daemon) openFleet(ctx context.Context, installation string) error {
+func (d *daemon) openFleet(ctx context.Context) error {
 	certificate, err := guest.LoadCertificate(filepath.Join(d.cfg.StateDir, "guest"))
 	if err != nil {
 		return err
@@ -32,19 +32,43 @@ func (d *daemon) openFleet(ctx context.Context, installation string) error {
 	}
 	d.guestListener = listener
 	d.onClose(func() { _ = listener.Close() }) // where it was never served
-	driver, err := flintlock.New(ctx, flintlock.Config{
-		Name: d.cfg.Driver, Namespace: "fr-" + installation, Hosts: fleet(d.cfg.Config), Ledger: d.store,
-		GuestURL: g.Endpoint(), GuestFingerprint: guest.Fingerprint(certificate),
-		Outside: provisioner(d.log).Outside, AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
-		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),
-	})
+	d.fingerprint = guest.Fingerprint(certificate)
+	driver, err := d.fleetDriver(ctx, d.controllerName())
 	if err != nil {
 		return err
 	}
 	d.driver, d.fleet = driver, driver
 	d.onClose(func() { d.logError("closing the driver", driver.Close()) })
-	d.guests, err = guest.NewEndpoint(guest.EndpointConfig{Desk: driver, Certificate: certificate, Logger: d.log})
+	d.desks.own, d.desks.ledger = d.controllerName(), d.store
+	d.desks.holds = func(controller string) bool { return d.keeper == nil || d.keeper.Holds(controller) }
+	d.desks.add(d.controllerName(), driver)
+	d.guests, err = guest.NewEndpoint(guest.EndpointConfig{Desk: &d.desks, Certificate: certificate, Logger: d.log})
 	return err
+}
+
+// fleetDriver makes the driver that has a controller's microVMs: our own, or those of one for which we stand in. Their
+// guests call us in either case, and know of the other controllers.
+func (d *daemon) fleetDriver(ctx context.Context, controller string) (*flintlock.Driver, error) {
+	return flintlock.New(ctx, flintlock.Config{
+		Name: d.cfg.Driver, Namespace: d.namespace(controller), Partition: d.partition(controller), Hosts: fleet(d.hosts.Load()), Ledger: d.store,
+		GuestURL: d.cfg.Guest.Endpoint(), GuestFingerprint: d.fingerprint, Others: d.otherDoors,
+		Outside: provisioner(d.log).Outside, AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
+		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),
+	})
+}
+
+// otherDoors are where guests may call when we are away.
+func (d *daemon) otherDoors() []flintlock.Door {
+	if d.keeper == nil {
+		return nil
+	}
+	var doors []flintlock.Door
+	for _, c := range d.keeper.Others() {
+		if c.Endpoint != "" {
+			doors = append(doors, flintlock.Door{Endpoint: c.Endpoint, Fingerprint: c.Fingerprint})
+		}
+	}
+	return doors
 }
 
 // serveGuests takes guests' calls until the daemon is closed.

@@ -231,7 +231,7 @@ func (a *app) move(ctx context.Context, file string, in bool, do func(context.Co
 		}
 	}
 	lost := make(chan error, 1)
-	release, err := db.hold(ctx, lost)
+	release, err := db.hold(ctx, false, lost)
 	if err != nil {
 		return err
 	}

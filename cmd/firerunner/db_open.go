@@ -80,14 +80,19 @@ func (d database) there(ctx context.Context) error {
 	return err
 }
 
-// hold makes this process the one that serves the database, until release. lost gets an error when another has taken over.
-func (d database) hold(ctx context.Context, lost chan<- error) (release func(), err error) {
+// hold makes this process one that uses the database, until release: alone, or shared with others where the engine knows
+// several. lost gets an error when another has taken over.
+func (d database) hold(ctx context.Context, shared bool, lost chan<- error) (release func(), err error) {
 	if d.path != "" {
 		return sqlite.Hold(d.path)
 	}
 	ctx, cancel := context.WithTimeout(ctx, databasePatience)
 	defer cancel()
-	held, err := postgres.Hold(ctx, postgres.Config{URL: d.url, Logger: d.log})
+	take := postgres.Hold
+	if shared {
+		take = postgres.Share
+	}
+	held, err := take(ctx, postgres.Config{URL: d.url, Logger: d.log})
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +119,8 @@ func (d database) hold(ctx context.Context, lost chan<- error) (release func(), 
 type openedStore struct {
 	firerunner.Store
 	firerunner.Ledger
+	firerunner.Leases
+	firerunner.Registry
 	// queue makes the queue on the same database of a Config that lacks only the way there.
 	queue func(queue.Config) (*queue.Queue, error)
 	// within runs do in one transaction, which is undone if it fails; write = false: it is one that only reads.
@@ -145,7 +152,7 @@ func (d database) openSQLite(ctx context.Context, enqueuer *queue.Enqueuer) (*op
 		return nil, err
 	}
 	return &openedStore{
-		Store: store, Ledger: store, checkFile: store.CheckFile,
+		Store: store, Ledger: store, Leases: store, Registry: store, checkFile: store.CheckFile,
 		queue: func(c queue.Config) (*queue.Queue, error) {
 			c.DB, c.Enqueuer = store.DB(), enqueuer
 			return queue.New(c)
@@ -180,7 +187,7 @@ func (d database) openPostgres(ctx context.Context, enqueuer *queue.Enqueuer) (*
 		return nil, err
 	}
 	return &openedStore{
-		Store: store, Ledger: store,
+		Store: store, Ledger: store, Leases: store, Registry: store,
 		queue: func(c queue.Config) (*queue.Queue, error) {
 			c.Pool, c.Enqueuer = store.Pool(), enqueuer
 			return queue.New(c)

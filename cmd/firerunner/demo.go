@@ -170,7 +170,8 @@ func (d *demo) clear(ctx context.Context, cfg *config.Config, logger *slog.Logge
 	defer old.close()
 	installation, err := installationID(d.dir)
 	if err == nil {
-		err = old.openDriver(ctx, installation)
+		old.installation = installation
+		err = old.openDriver(ctx)
 	}
 	if err != nil {
 		release()

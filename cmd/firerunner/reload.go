@@ -49,6 +49,11 @@ func (d *daemon) reload(ctx context.Context, load func() (*config.Config, error)
 		if err := d.fleet.SetHosts(hosts); err != nil {
 			return err
 		}
+		for _, in := range d.standing.each() {
+			if err := in.driver.SetHosts(hosts); err != nil {
+				return err
+			}
+		}
 		if err := d.control.SyncHosts(ctx, fresh.HostList()); err != nil {
 			return err
 		}

@@ -91,6 +91,10 @@ func (a *app) serve(ctx context.Context) error {
 
 // end finishes the work and says what is left, if anything is.
 func (d *daemon) end(hurry context.Context, grace time.Duration, stderr io.Writer) error {
+	if d.handOver() {
+		d.log.Info("the other controllers go on with what runs")
+		return nil
+	}
 	left := d.control.Shutdown(context.Background(), hurry, grace, endPatience)
 	if left == 0 {
 		return nil

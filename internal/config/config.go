@@ -15,19 +15,20 @@ import (
 // Config is the whole configuration. Zero stands for "by this machine" where the comment says so; Complete fills
 // it in.
 type Config struct {
-	Server    Server               `yaml:"server"`
-	GitLab    GitLab               `yaml:"gitlab"`
-	Intake    Intake               `yaml:"intake"`
-	Flintlock Flintlock            `yaml:"flintlock"`
-	Hosts     []Host               `yaml:"hosts"`
-	Guest     Guest                `yaml:"guest"`
-	VM        VM                   `yaml:"vm"`
-	Profiles  map[string]Profile   `yaml:"profiles"`
-	Scheduler Scheduler            `yaml:"scheduler"`
-	Deadlines firerunner.Deadlines `yaml:"deadlines"`
-	Sweep     Sweep                `yaml:"sweep"`
-	Image     Image                `yaml:"image"`
-	Log       Log                  `yaml:"log"`
+	Server     Server               `yaml:"server"`
+	GitLab     GitLab               `yaml:"gitlab"`
+	Intake     Intake               `yaml:"intake"`
+	Flintlock  Flintlock            `yaml:"flintlock"`
+	Hosts      []Host               `yaml:"hosts"`
+	Guest      Guest                `yaml:"guest"`
+	VM         VM                   `yaml:"vm"`
+	Profiles   map[string]Profile   `yaml:"profiles"`
+	Scheduler  Scheduler            `yaml:"scheduler"`
+	Controller Controller           `yaml:"controller"`
+	Deadlines  firerunner.Deadlines `yaml:"deadlines"`
+	Sweep      Sweep                `yaml:"sweep"`
+	Image      Image                `yaml:"image"`
+	Log        Log                  `yaml:"log"`
 
 	// Driver makes the microVMs: qemu on this machine, flintlock on hosts that run flintlockd, or fake (for load tests: it
 	// boots nothing).
@@ -148,6 +149,13 @@ type Scheduler struct {
 	OvercommitCPU float64       `yaml:"overcommit_cpu"`
 	HoldAfter     time.Duration `yaml:"hold_after"` // a runner that waits longer has a host kept free for it
 	HostName      string        `yaml:"host_name"`  // this machine's name in rows and metrics; empty: its host name
+}
+
+// Controller is this process among the others that serve the same PostgreSQL.
+type Controller struct {
+	Name string `yaml:"name"` // unlike the others'; empty will do for one of them
+	// LeaseTime is how long the others wait for a sign of life before they take this one for dead.
+	LeaseTime time.Duration `yaml:"lease_time"`
 }
 
 // Sweep is the periodic look at pending jobs, which finds what hooks missed.

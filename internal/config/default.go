@@ -32,6 +32,7 @@ func Default() Config {
 		Flintlock:     Flintlock{ProbeInterval: 10 * time.Second, ProbeTimeout: 5 * time.Second, LostAfter: time.Minute},
 		Guest:         Guest{Host: "0.0.0.0", Port: 8443},
 		Scheduler:     Scheduler{QueueSize: 1000, OvercommitCPU: 2, HoldAfter: 5 * time.Minute},
+		Controller:    Controller{LeaseTime: 5 * time.Second},
 		Deadlines:     firerunner.DefaultDeadlines(),
 		Sweep:         Sweep{Interval: time.Minute, ProjectWindow: 7 * 24 * time.Hour},
 		Image:         Image{Suite: "bookworm"},

@@ -32,6 +32,7 @@ func (c *Config) check(gitlab bool) Problems {
 	k.vm()
 	k.profiles()
 	k.scheduler()
+	k.controller()
 	k.hosts()
 	k.durations()
 	k.rest()

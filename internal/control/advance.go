@@ -37,6 +37,9 @@ func (c *Control) advanceOnce(ctx context.Context, s firerunner.Step) error {
 	if err != nil {
 		return err
 	}
+	if !c.moves(r) { // it was placed on another's machine, or another stands in for us
+		return c.update(ctx, func(ch *change) error { return ch.Enqueue(ctx, c.advanceStep(r)) })
+	}
 	switch r.State {
 	case firerunner.Queued:
 		return c.abandon(ctx, r.ID, firerunner.OwnerPlacement)

@@ -20,6 +20,9 @@ func (c *Control) update(ctx context.Context, do func(ch *change) error) error {
 	var ch change
 	err := c.Store.Update(ctx, func(tx firerunner.Tx) error {
 		ch = change{Tx: tx}
+		if err := c.under(ctx, tx); err != nil {
+			return err
+		}
 		return do(&ch)
 	})
 	if err != nil {
@@ -58,7 +61,7 @@ func (c *Control) move(ctx context.Context, ch *change, r *firerunner.Runner, to
 	}
 	switch to {
 	case firerunner.Placed, firerunner.Running, firerunner.Stopping: // Running: see seal
-		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
+		return ch.Enqueue(ctx, c.advanceStep(*r))
 	case firerunner.Gone: // capacity is free, and the job it was for may still wait
 		if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace}); err != nil {
 			return err
@@ -86,7 +89,7 @@ func (c *Control) end(ctx context.Context, ch *change, r *firerunner.Runner, o f
 	if o == firerunner.Rejected && why != firerunner.ReasonCredential {
 		c.rejections.add(r.Demand, r.Host, c.Now())
 	}
-	return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
+	return ch.Enqueue(ctx, c.advanceStep(*r))
 }
 
 // note appends an event about a runner.

@@ -29,6 +29,13 @@ type Config struct {
 	Profiles     []firerunner.Profile
 	Deadlines    firerunner.Deadlines
 
+	// Controller is our name: the runners that bear it are ours to move. Empty: that of a site's only controller.
+	Controller string
+	// Peers are the site's other controllers; the zero value: there are none.
+	Peers Peers
+	// StandsIn says that this Control only brings the runners of a controller home that is away. It takes no new work.
+	StandsIn bool
+
 	GuestURL  string                    // GitLab as guests reach it
 	CA        string                    // PEM for guests; empty = their own roots
 	Routes    []firerunner.NetworkRoute // the way of guests to GitLab
@@ -128,12 +135,18 @@ func (c *Control) Start(ctx context.Context) error {
 		c.Close()
 		return err
 	}
-	c.loop(ctx, "sweep", c.SweepInterval, c.sweep)
 	c.loop(ctx, "expire", time.Second, c.expire)
 	c.loop(ctx, "reap", c.ReapInterval, c.reap)
-	c.loop(ctx, "hosts", noticeInterval, c.noticeHosts)
+	if c.StandsIn {
+		return nil
+	}
+	c.loop(ctx, "sweep", c.SweepInterval, c.leading(c.sweep))
+	c.loop(ctx, "hosts", noticeInterval, func(ctx context.Context) error {
+		c.fleet.begin(c.leads(), c.Now())
+		return c.leading(c.noticeHosts)(ctx)
+	})
 	if c.prober != nil {
-		c.loop(ctx, "probe", c.HostProbeInterval, c.probeHosts)
+		c.loop(ctx, "probe", c.HostProbeInterval, c.leading(c.probeHosts))
 	}
 	return nil
 }

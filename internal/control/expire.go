@@ -18,6 +18,9 @@ func (c *Control) expire(ctx context.Context) error {
 	}
 	var errs []error
 	for _, r := range overdue {
+		if !c.expires(r) {
+			continue
+		}
 		message := fmt.Sprintf("%s for longer than %s", r.State, r.Deadline.Sub(r.MovedAt).Round(time.Second))
 		if r.Host != "" {
 			message += " on host " + r.Host
@@ -68,7 +71,7 @@ func (c *Control) expireOne(ctx context.Context, ch *change, id, message string)
 		return err
 	}
 	if r.Desired == firerunner.Unwanted {
-		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID})
+		return ch.Enqueue(ctx, c.advanceStep(r))
 	}
 	if r.State == firerunner.Ready && r.JobID == 0 {
 		return c.end(ctx, ch, &r, firerunner.Cancelled, firerunner.ReasonNoJob, "expire", "GitLab gave it no job in time")

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -15,6 +16,7 @@ type fleet struct {
 	began time.Time // silence before we listened does not count
 
 	mu         sync.Mutex
+	leads      bool
 	configured map[string]bool // by name; nil: nobody has said
 	accepting  map[string]bool // those that took work when we looked last
 	unanswered map[string]int  // questions in a row that a host has not answered
@@ -60,6 +62,11 @@ func (c *Control) SyncHosts(ctx context.Context, configured []firerunner.Host) e
 		for _, h := range configured {
 			names[h.Name] = true
 			row, there := known[h.Name]
+			h.Controller = c.Controller
+			if there && !c.remote(h) && c.others(row.Controller) {
+				return firerunner.Errorf(firerunner.Conflict, "host %s is the machine of controller %q", h.Name, row.Controller).
+					WithHint("give this machine another scheduler.host_name")
+			}
 			h.Draining = h.Draining || row.Draining
 			if c.prober != nil && row.Driver == h.Driver {
 				h.SeenAt, h.Trouble, h.Lost = row.SeenAt, row.Trouble, row.Lost
@@ -77,8 +84,8 @@ func (c *Control) SyncHosts(ctx context.Context, configured []firerunner.Host) e
 			}
 		}
 		for _, row := range rows {
-			if names[row.Name] || row.Draining {
-				continue
+			if names[row.Name] || row.Draining || c.others(row.Controller) {
+				continue // another controller's, or done
 			}
 			row.Draining = true
 			if err := c.saveHost(ctx, ch, row, "no longer configured: it drains and is removed when it is empty"); err != nil {
@@ -134,7 +141,7 @@ func (c *Control) noticeHosts(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.removeHosts(ctx)
+	return errors.Join(c.removeHosts(ctx), c.noticeAway(ctx))
 }
 
 // removeHosts removes the hosts that are no longer configured and empty.
@@ -150,7 +157,7 @@ func (c *Control) removeHosts(ctx context.Context) error {
 		return fmt.Errorf("reading the hosts: %w", err)
 	}
 	for _, h := range rows {
-		if configured[h.Name] || !h.Draining {
+		if configured[h.Name] || !h.Draining || c.others(h.Controller) {
 			continue
 		}
 		err := c.update(ctx, func(ch *change) error {

@@ -23,6 +23,11 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 		if err != nil {
 			return err
 		}
+		hosts = c.within(hosts)
+		carriers := map[string]string{}
+		for _, h := range hosts {
+			carriers[h.Name] = c.carrier(h)
+		}
 		byID := map[string]firerunner.Runner{}
 		var waiting []firerunner.Runner
 		for _, r := range live {
@@ -50,7 +55,7 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 				}
 				continue
 			}
-			r.Host, r.Address, r.Message = d.Host, d.Address, ""
+			r.Host, r.Controller, r.Address, r.Message = d.Host, carriers[d.Host], d.Address, ""
 			message := "on host " + d.Host
 			if d.Address.IsValid() {
 				message += ", address " + d.Address.String()

@@ -145,11 +145,13 @@ func (c *Control) believeHost(ctx context.Context, ch *change, h firerunner.Host
 
 // silence is how long a host has not answered while it was asked: what was before this process does not count.
 func (c *Control) silence(h firerunner.Host, now time.Time) time.Duration {
-	last := h.SeenAt
-	if last.Before(c.fleet.began) {
-		last = c.fleet.began
+	c.fleet.mu.Lock()
+	began := c.fleet.began
+	c.fleet.mu.Unlock()
+	if began.After(h.SeenAt) {
+		return now.Sub(began)
 	}
-	return now.Sub(last)
+	return now.Sub(h.SeenAt)
 }
 
 // clearHost removes what a host that comes back still has of runners that were given up. It returns what is left there of
@@ -217,9 +219,9 @@ func (c *Control) loseRunner(ctx context.Context, ch *change, id string) error {
 		outcome = firerunner.Lost
 	}
 	message := fmt.Sprintf("host %s is lost", r.Host)
-	if r.State >= firerunner.Booting {
+	if r.State >= firerunner.Booting && c.moves(r) {
 		err = c.finish(ctx, ch, &r, outcome, firerunner.ReasonHostLost, "hosts", message)
-	} else { // provision may be in the middle of making it
+	} else { // provision may be in the middle of making it; another controller's is moved by that one
 		err = c.end(ctx, ch, &r, outcome, firerunner.ReasonHostLost, "hosts", message)
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +18,10 @@ func (c *Control) adopt(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading live runners: %w", err)
 	}
+	live = slices.DeleteFunc(live, func(r firerunner.Runner) bool { return !c.moves(r) })
 	err = c.update(ctx, func(ch *change) error {
 		for _, r := range live {
-			if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID}); err != nil {
+			if err := ch.Enqueue(ctx, c.advanceStep(r)); err != nil {
 				return err
 			}
 			if err := c.catchUp(ctx, ch, r.ID); err != nil {
@@ -66,7 +68,7 @@ func (c *Control) catchUp(ctx context.Context, ch *change, id string) error {
 // reap removes what nobody owns: microVMs without a live row, and runners in GitLab that carry our marker but belong to
 // no live row. It never touches what is not marked as ours.
 func (c *Control) reap(ctx context.Context) error {
-	return errors.Join(c.reapVMs(ctx), c.reapCredentials(ctx))
+	return errors.Join(c.reapVMs(ctx), c.leading(c.reapCredentials)(ctx))
 }
 
 func (c *Control) reapVMs(ctx context.Context) error {

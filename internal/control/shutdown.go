@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/firerunner/firerunner"
@@ -37,7 +38,9 @@ func (c *Control) live(ctx context.Context) []firerunner.Runner {
 	if err != nil {
 		c.Logger.Warn("could not read live runners", "error", err)
 	}
-	return rs
+	return slices.DeleteFunc(rs, func(r firerunner.Runner) bool {
+		return !c.moves(r) || r.State < firerunner.Placed && !c.alone()
+	})
 }
 
 func (c *Control) endAll(ctx context.Context, which func(firerunner.Runner) bool, actor string) {

@@ -95,7 +95,7 @@ func (c *Control) level(ctx context.Context) error {
 			}
 			queued = queued || r.State == firerunner.Queued
 			if r.Desired == firerunner.Unwanted && c.Now().Sub(r.MovedAt) > time.Minute {
-				if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: r.ID}); err != nil {
+				if err := ch.Enqueue(ctx, c.advanceStep(r)); err != nil {
 					return err
 				}
 			}

@@ -248,7 +248,7 @@ func (c *Control) seal(ctx context.Context, r firerunner.Runner) error {
 // mustTellGitLab reports whether GitLab still believes that the runner's job runs.
 func (c *Control) mustTellGitLab(ctx context.Context, r firerunner.Runner) bool {
 	switch r.Reason {
-	case firerunner.ReasonJobDone, firerunner.ReasonJobCancelled, firerunner.ReasonVMExited, firerunner.ReasonVMLost,
+	case firerunner.ReasonJobDone, firerunner.ReasonJobCancelled, firerunner.ReasonVMExited, firerunner.ReasonVMLost, firerunner.ReasonHostLost,
 		firerunner.ReasonGuestError: // who lied about its job gets no time to end it
 		return false
 	}

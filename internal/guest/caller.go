@@ -15,12 +15,15 @@ import (
 // reserved is how many of the messages that wait are kept free of notices, for what the host cannot do without.
 const reserved = 64
 
-// CallerConfig is what a Caller is made from. The first four fields come from Metadata.
+// CallerConfig is what a Caller is made from. The first five fields come from Metadata.
 type CallerConfig struct {
 	ID          string
 	Token       firerunner.Secret // used for the first attach
 	Endpoint    string            // host:port
 	Fingerprint [sha256.Size]byte
+	// Others are called in turn with the first, once that has not answered: at once with a session, which any of them may
+	// know, and after OthersAfter without one, because the start is in the memory of the first alone.
+	Others []Door
 
 	Hello FromGuest       // Agent and Kernel, as for Dial
 	Clock func(time.Time) // called with the host's time whenever that is told after the start; may be nil
@@ -35,6 +38,7 @@ type CallerConfig struct {
 	AttachTimeout time.Duration // from dialling to the answer, default 15 s
 	Heartbeat     time.Duration // a sign of life at least this often, default 15 s
 	Silence       time.Duration // of the host, after which the connection is taken for broken, default 3 heartbeats
+	OthersAfter   time.Duration // default 15 s
 	MinBackoff    time.Duration // before the second call, default 250 ms; doubled each time
 	MaxBackoff    time.Duration // default 10 s
 }
@@ -52,6 +56,7 @@ func (c CallerConfig) withDefaults() CallerConfig {
 	setDefault(&c.AttachTimeout, 15*time.Second)
 	setDefault(&c.Heartbeat, 15*time.Second)
 	setDefault(&c.Silence, 3*c.Heartbeat)
+	setDefault(&c.OthersAfter, 15*time.Second)
 	setDefault(&c.MinBackoff, 250*time.Millisecond)
 	setDefault(&c.MaxBackoff, 10*time.Second)
 	if c.Now == nil {

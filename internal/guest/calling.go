@@ -12,8 +12,10 @@ import (
 // run calls, again and again, until the context ends or the guest is refused for good.
 func (c *Caller) run(ctx context.Context) {
 	backoff := c.cfg.MinBackoff
-	for {
-		attached, err := c.once(ctx)
+	doors := append([]Door{{c.cfg.Endpoint, c.cfg.Fingerprint}}, c.cfg.Others...)
+	began := time.Now()
+	for at := 0; ; {
+		attached, err := c.once(ctx, doors[at])
 		var refused refusedError
 		final := errors.As(err, &refused) && Final(refused.code)
 		c.mu.Lock()
@@ -27,8 +29,11 @@ func (c *Caller) run(ctx context.Context) {
 			c.cfg.Dismissed(refused.code)
 			return
 		}
-		if attached {
-			backoff = c.cfg.MinBackoff
+		switch {
+		case attached:
+			backoff = c.cfg.MinBackoff // the same door first: it may be there again at once
+		case c.session != "" || time.Since(began) > c.cfg.OthersAfter:
+			at = (at + 1) % len(doors)
 		}
 		if !wait(ctx, c.cfg.Jitter(backoff)) {
 			return
@@ -43,12 +48,12 @@ type refusedError struct{ code firerunner.Code }
 func (e refusedError) Error() string { return "the guest endpoint refuses: " + string(e.code) }
 
 // once is one connection, from dialling to its end. Attached reports whether the guest was let in.
-func (c *Caller) once(ctx context.Context) (attached bool, err error) {
+func (c *Caller) once(ctx context.Context, door Door) (attached bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	attaching, stop := context.WithTimeout(ctx, c.cfg.AttachTimeout)
 	defer stop()
-	raw, err := c.cfg.DialContext(attaching, "tcp", c.cfg.Endpoint)
+	raw, err := c.cfg.DialContext(attaching, "tcp", door.Endpoint)
 	if err != nil {
 		return false, err
 	}
@@ -60,7 +65,7 @@ func (c *Caller) once(ctx context.Context) (attached bool, err error) {
 	}()
 	defer func() { cancel(); <-closed }()
 	_ = raw.SetDeadline(time.Now().Add(c.cfg.AttachTimeout))
-	conn := tls.Client(raw, pinned(c.cfg.Fingerprint))
+	conn := tls.Client(raw, pinned(door.Fingerprint))
 	if err := conn.HandshakeContext(attaching); err != nil {
 		return false, err
 	}

@@ -28,11 +28,27 @@ type Metadata struct {
 	ID          string
 	Endpoint    string            // host:port of the guest endpoint
 	Fingerprint [sha256.Size]byte // of its certificate
-	Token       firerunner.Secret // good for one attach
+	// Others are the endpoints of other controllers, any of which may stand in for the one that made this microVM.
+	Others []Door
+	Token  firerunner.Secret // good for one attach
 	// Network is the guest's fixed address, gateway and name server. An empty Address means DHCP.
 	Network firerunner.GuestNetwork
 	// Deadline is when the microVM ends itself, whoever else is dead, to the second. Zero: never.
 	Deadline time.Time
+}
+
+// Door is a guest endpoint: where it is, and how it is known.
+type Door struct {
+	Endpoint    string            // host:port
+	Fingerprint [sha256.Size]byte // of its certificate
+}
+
+// maxDoors is how many endpoints a guest knows.
+const maxDoors = 16
+
+type doorWire struct {
+	Endpoint    string `json:"endpoint"`
+	Fingerprint string `json:"fingerprint"`
 }
 
 type metadataWire struct {
@@ -45,6 +61,8 @@ type metadataWire struct {
 	Gateway     string `json:"gateway,omitempty"` // without, or with
 	DNS         string `json:"dns,omitempty"`
 	Deadline    int64  `json:"deadline,omitempty"` // seconds since 1970
+
+	Others []doorWire `json:"others,omitempty"`
 }
 
 // linkLocal is where metadata services are: nothing else of a guest may be there.
@@ -62,22 +80,42 @@ func DecodeMetadata(text []byte) (Metadata, error) {
 	if !name(w.ID) || w.Token == "" || !credential(w.Token) {
 		return Metadata{}, errors.New("metadata: no name or no token")
 	}
-	host, port, err := net.SplitHostPort(w.Endpoint)
-	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || n == 0 || host == "" || !word(host, 255) {
-		return Metadata{}, errors.New("metadata: the endpoint is not host:port")
+	first, err := doorWire{w.Endpoint, w.Fingerprint}.door()
+	if err != nil {
+		return Metadata{}, err
 	}
-	m := Metadata{ID: w.ID, Endpoint: w.Endpoint, Token: firerunner.Secret(w.Token)}
+	m := Metadata{ID: w.ID, Endpoint: first.Endpoint, Fingerprint: first.Fingerprint, Token: firerunner.Secret(w.Token)}
+	if len(w.Others) >= maxDoors {
+		return Metadata{}, errors.New("metadata: too many endpoints")
+	}
+	for _, other := range w.Others {
+		d, err := other.door()
+		if err != nil {
+			return Metadata{}, err
+		}
+		m.Others = append(m.Others, d)
+	}
 	if w.Deadline < 0 || w.Deadline > math.MaxInt32*4 {
 		return Metadata{}, errors.New("metadata: the deadline is out of range")
 	}
 	if w.Deadline > 0 {
 		m.Deadline = time.Unix(w.Deadline, 0)
 	}
-	if m.Fingerprint, err = ParseFingerprint(w.Fingerprint); err != nil {
-		return Metadata{}, fmt.Errorf("metadata: %w", err)
-	}
 	m.Network, err = w.network()
 	return m, err
+}
+
+// door checks an endpoint.
+func (w doorWire) door() (d Door, err error) {
+	host, port, err := net.SplitHostPort(w.Endpoint)
+	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || n == 0 || host == "" || !word(host, 255) {
+		return d, errors.New("metadata: the endpoint is not host:port")
+	}
+	d.Endpoint = w.Endpoint
+	if d.Fingerprint, err = ParseFingerprint(w.Fingerprint); err != nil {
+		return d, fmt.Errorf("metadata: %w", err)
+	}
+	return d, nil
 }
 
 // network checks the addresses; a gateway may have the prefix length that Flintlock wants of it.
@@ -117,8 +155,12 @@ func EncodeMetadata(m Metadata) ([]byte, error) {
 	if !m.Deadline.IsZero() {
 		deadline = m.Deadline.Unix()
 	}
+	var others []doorWire
+	for _, d := range m.Others {
+		others = append(others, doorWire{d.Endpoint, fmt.Sprintf("%s%x", fingerprintHead, d.Fingerprint)})
+	}
 	text, err := json.Marshal(metadataWire{
-		V: version, ID: m.ID, Endpoint: m.Endpoint, Fingerprint: fmt.Sprintf("%s%x", fingerprintHead, m.Fingerprint),
+		V: version, ID: m.ID, Others: others, Endpoint: m.Endpoint, Fingerprint: fmt.Sprintf("%s%x", fingerprintHead, m.Fingerprint),
 		Token: m.Token.Reveal(), Address: m.Network.Address, Gateway: m.Network.Gateway, DNS: m.Network.DNS,
 		Deadline: deadline,
 	})

@@ -3,14 +3,20 @@ package queue
 import (
 	"context"
 	"database/sql"
+	"slices"
+	"sync"
 
-	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 )
 
 // bell wakes the queue of this process. Ringing it twice before it is heard is ringing it once.
-type bell struct{ rung chan struct{} }
+type bell struct {
+	rung chan struct{}
+
+	mu    sync.Mutex
+	heard []string // River's names of the queues whose steps are begun here
+}
 
 func newBell() *bell { return &bell{rung: make(chan struct{}, 1)} }
 
@@ -19,6 +25,29 @@ func (b *bell) ring() {
 	case b.rung <- struct{}{}:
 	default:
 	}
+}
+
+// hear adds queues that are looked at when it rings.
+func (b *bell) hear(queues ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, name := range queues {
+		if !slices.Contains(b.heard, name) {
+			b.heard = append(b.heard, name)
+		}
+	}
+}
+
+func (b *bell) unhear(queue string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.heard = slices.DeleteFunc(b.heard, func(name string) bool { return name == queue })
+}
+
+func (b *bell) queues() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.heard)
 }
 
 // driver is River's own for SQLite, except for how news gets about. That one writes a row for each piece of news and
@@ -39,24 +68,27 @@ func (d *driver) GetListener(params *riverdriver.GetListenenerParams) riverdrive
 	return &listener{bell: d.bell, schema: params.Schema}
 }
 
-// listener turns the bell into River's news that a job was inserted.
+// listener turns the bell into River's news that a job was inserted, one piece for each queue.
 type listener struct {
 	bell   *bell
 	schema string
+	next   []string // queues that have not been told yet; only WaitForNotification, which is called by one goroutine, uses it
 }
 
-const (
-	insertTopic   = "river_insert" // River's internal/notifier.NotificationTopicInsert
-	insertPayload = `{"queue":"` + river.QueueDefault + `"}`
-)
+const insertTopic = "river_insert" // River's internal/notifier.NotificationTopicInsert
 
 func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notification, error) {
-	select {
-	case <-l.bell.rung:
-		return &riverdriver.Notification{Topic: insertTopic, Payload: insertPayload}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	for len(l.next) == 0 {
+		select {
+		case <-l.bell.rung:
+			l.next = l.bell.queues()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
+	queue := l.next[0]
+	l.next = l.next[1:]
+	return &riverdriver.Notification{Topic: insertTopic, Payload: `{"queue":"` + queue + `"}`}, nil
 }
 
 func (l *listener) Close(context.Context) error            { return nil }

@@ -68,7 +68,7 @@ func (e *Enqueuer) Enqueue(ctx context.Context, tx *sql.Tx, step firerunner.Step
 	if waits {
 		return nil
 	}
-	if _, err := e.client.InsertTx(ctx, tx, args{step}, &river.InsertOpts{ScheduledAt: step.NotBefore}); err != nil {
+	if _, err := e.client.InsertTx(ctx, tx, args{step}, &river.InsertOpts{ScheduledAt: step.NotBefore, Queue: controllerQueue(step.Controller)}); err != nil {
 		return firerunner.Errorf(firerunner.Unavailable, "enqueue step %s: %w", step.Kind, err)
 	}
 	return nil

@@ -68,7 +68,7 @@ const postgresEnqueue = `WITH waits AS (
 	SELECT 1 FROM river_job
 	WHERE kind = $1 AND args = $2::jsonb AND state = 'available' AND scheduled_at >= $3 AND scheduled_at <= $4
 	LIMIT 1 FOR UPDATE SKIP LOCKED
-) INSERT INTO river_job (kind, args, scheduled_at, max_attempts) SELECT $1, $2::jsonb, $5, $6 WHERE NOT EXISTS (SELECT 1 FROM waits)`
+) INSERT INTO river_job (kind, args, scheduled_at, max_attempts, queue) SELECT $1, $2::jsonb, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM waits)`
 
 // EnqueuePostgres adds to the batch what adds the step, for the transaction that the batch is sent in. A step that would do
 // the same at about the same time as one that waits already is not added. It fails with Invalid for an unknown kind.
@@ -85,7 +85,7 @@ func (e *Enqueuer) EnqueuePostgres(batch *pgx.Batch, step firerunner.Step) error
 	if !step.NotBefore.IsZero() {
 		due, from, to = step.NotBefore, step.NotBefore.Add(-time.Microsecond), step.NotBefore.Add(mergeWithin)
 	}
-	batch.Queue(postgresEnqueue, string(step.Kind), string(text), from, to, due, maxAttempts)
+	batch.Queue(postgresEnqueue, string(step.Kind), string(text), from, to, due, maxAttempts, controllerQueue(step.Controller))
 	return nil
 }
 
@@ -107,14 +107,16 @@ type inPostgres struct {
 	pool *pgxpool.Pool
 }
 
-func (e inPostgres) takeBack(ctx context.Context) (taken int64, err error) {
+func (e inPostgres) takeBack(ctx context.Context, from taker) (taken int64, err error) {
 	err = pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `UPDATE river_job SET state = 'available', attempt = greatest(attempt - 1, 0) WHERE state = 'running'`)
+		// The last of attempted_by is who runs it.
+		tag, err := tx.Exec(ctx, `UPDATE river_job SET state = 'available', attempt = greatest(attempt - 1, 0)
+			WHERE state = 'running' AND ($1 OR attempted_by[array_upper(attempted_by, 1)] = $2)`, from.all, riverID(from.controller))
 		if err != nil {
 			return err
 		}
 		taken = tag.RowsAffected()
-		_, err = tx.Exec(ctx, `DELETE FROM river_leader`)
+		_, err = tx.Exec(ctx, `DELETE FROM river_leader WHERE $1 OR leader_id = $2`, from.all, riverID(from.controller))
 		return err
 	})
 	return taken, err

@@ -36,9 +36,12 @@ type Config struct {
 	Concurrency int
 	// Timeout ends a step's context; by kind, 2 minutes where it is missing.
 	Timeout map[firerunner.StepKind]time.Duration
-	// Sole says that no other process runs this queue (see sqlite.Hold, postgres.Hold). Then Start takes back at once what a dead
-	// process was running; otherwise that takes the longest timeout and a minute.
+	// Sole says that no other process runs this queue (see sqlite.Hold). Then Start takes back at once what a dead
+	// process was running.
 	Sole bool
+	// Controller is who runs it, where several may: then Start takes back what an earlier process of that name was running,
+	// and Serve what one did for which this one stands in. Steps that name a controller are begun by it alone.
+	Controller string
 	// Ran is called after each run of a step, with what it returned, for metrics. It returns quickly.
 	Ran func(step firerunner.Step, took time.Duration, err error)
 	// Logger; slog.Default() if nil.
@@ -68,6 +71,7 @@ type Queue struct {
 
 	mu      sync.Mutex
 	running bool
+	served  []string // the names of controllers for which steps are begun here, besides our own
 }
 
 // engine is River on one of the databases: its client, and what we ask of its tables ourselves.
@@ -76,7 +80,9 @@ type engine interface {
 	Stop(ctx context.Context) error
 	StopAndCancel(ctx context.Context) error
 	Stopped() <-chan struct{}
-	takeBack(ctx context.Context) (taken int64, err error)
+	Queues() *river.QueueBundle
+	// takeBack makes due what a controller's processes were running, or what anybody was, and takes their leadership.
+	takeBack(ctx context.Context, from taker) (taken int64, err error)
 	count(ctx context.Context, add func(kind firerunner.StepKind, n int)) error
 	ping(ctx context.Context) error
 }
@@ -114,7 +120,8 @@ func New(config Config) (*Queue, error) {
 		}
 	}
 	settings := &river.Config{
-		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: config.Concurrency}},
+		ID:                          clientID(config),
+		Queues:                      queuesOf(config),
 		Workers:                     steps,
 		FetchCooldown:               fetchCooldown,
 		FetchPollInterval:           fetchPoll,
@@ -126,6 +133,7 @@ func New(config Config) (*Queue, error) {
 		Logger:                      slog.New(onlyWarnings{config.Logger.Handler()}),
 	}
 	q := &Queue{config: config}
+	config.Enqueuer.bell.hear(river.QueueDefault, controllerQueue(config.Controller))
 	var err error
 	if config.DB != nil {
 		settings.ReindexerIndexNames = []string{} // SQLite's indexes do not bloat
@@ -150,26 +158,14 @@ func (q *Queue) Start(ctx context.Context) error {
 	if q.running {
 		return firerunner.Errorf(firerunner.Conflict, "start the queue: it was started before")
 	}
-	if q.config.Sole {
-		if err := q.takeBack(ctx); err != nil {
-			return firerunner.Errorf(firerunner.Unavailable, "start the queue: take back what a dead process was running: %w", err)
-		}
+	if err := q.takeBack(ctx, taker{all: q.config.Sole, controller: q.config.Controller}); err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "start the queue: take back what a dead process was running: %w", err)
 	}
 	if err := q.river.Start(context.WithoutCancel(ctx)); err != nil {
 		return firerunner.Errorf(firerunner.Unavailable, "start the queue: %w", err)
 	}
 	q.running = true
 	return nil
-}
-
-// takeBack makes due what was running when the last process died, without counting it as a failure, and takes the
-// leadership from it, which it would keep for 15 s.
-func (q *Queue) takeBack(ctx context.Context) error {
-	n, err := q.river.takeBack(ctx)
-	if err == nil && n > 0 {
-		q.config.Logger.InfoContext(ctx, "steps of a dead process taken back", slog.Int64("steps", n))
-	}
-	return err
 }
 
 // Stop takes no new steps and waits for those that run, as long as ctx lives; then it ends their contexts and waits 10 s

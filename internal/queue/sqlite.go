@@ -18,7 +18,11 @@ type inSQLite struct {
 	db *sql.DB
 }
 
-func (e inSQLite) takeBack(ctx context.Context) (taken int64, err error) {
+// takeBack takes everything back: one process serves a file (sqlite.Hold).
+func (e inSQLite) takeBack(ctx context.Context, from taker) (taken int64, err error) {
+	if !from.all {
+		return 0, nil
+	}
 	tx, err := e.db.BeginTx(ctx, nil)
 	if err != nil {
 		return 0, err

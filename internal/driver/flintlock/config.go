@@ -26,6 +26,11 @@ type Config struct {
 	GuestURL  string            // host:port of the guest endpoint, as guests reach it
 	// GuestFingerprint is the SHA-256 of the guest endpoint's certificate: sha256: and 64 hexadecimal digits.
 	GuestFingerprint string
+	// Partition is whose rows of the ledger are this driver's; empty = Name. Two drivers on one ledger have two, and two
+	// Namespaces.
+	Partition string
+	// Others returns the guest endpoints of other controllers, which may stand in for this one; nil: there are none.
+	Others func() []Door
 	// Install is what cloud-init images download before the agent starts; our own images have it already.
 	Install []Download
 	// AllowTags accepts image references without a digest. What boots may then change under us.
@@ -76,6 +81,12 @@ type TLS struct {
 	ServerName string // empty = the endpoint's host
 }
 
+// Door is a guest endpoint and how it is known.
+type Door struct {
+	Endpoint    string `json:"endpoint"`    // host:port
+	Fingerprint string `json:"fingerprint"` // of its certificate: sha256: and 64 hexadecimal digits
+}
+
 // Download is a file that a guest fetches before the agent starts.
 type Download struct {
 	Path   string // where it goes in the guest; mode 0755
@@ -103,6 +114,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Name == "" {
 		c.Name = "flintlock"
+	}
+	if c.Partition == "" {
+		c.Partition = c.Name
 	}
 	if c.BreakAfter <= 0 {
 		c.BreakAfter = 5

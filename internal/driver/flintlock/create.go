@@ -64,7 +64,7 @@ func (d *Driver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firer
 	}
 	if !known {
 		vm = newMicroVM(firerunner.LedgerVM{
-			ID: spec.ID, Driver: d.cfg.Name, Host: spec.Host, Token: hash,
+			ID: spec.ID, Driver: d.cfg.Partition, Host: spec.Host, Token: hash,
 			CreatedAt: now.UTC().Truncate(time.Microsecond), Deadline: spec.Deadline,
 		})
 		if err := d.cfg.Ledger.SaveVM(ctx, vm.row); err != nil {

@@ -125,6 +125,7 @@ func (d *Driver) startLost(ctx context.Context, vm *microVM) error {
 
 // Return lets a guest in again. See firerunner.GuestDesk.
 func (d *Driver) Return(ctx context.Context, id string, session firerunner.Secret) (last int64, err error) {
+	d.refresh(ctx, id)
 	vm, row, err := d.known(id, session, func(row firerunner.LedgerVM) [32]byte { return row.Session })
 	if err != nil {
 		return 0, err
@@ -137,7 +138,26 @@ func (d *Driver) Return(ctx context.Context, id string, session firerunner.Secre
 		return 0, firerunner.Errorf(firerunner.CodeOf(err), "flintlock: reading what the guest of microVM %s said: %w", id, err)
 	}
 	vm.hear(d.cfg.Now())
+	vm.mu.Lock()
+	vm.tell() // whoever stood in for us, or had this partition before, may have written down more
+	vm.mu.Unlock()
 	return fresh.Number, nil
+}
+
+// refresh reads again whether the guest of a microVM was let in, where it was not as far as we know: a process that had
+// this partition before and was taken for dead may have done it in its last moment.
+func (d *Driver) refresh(ctx context.Context, id string) {
+	vm, ok := d.vms.get(id)
+	if !ok || admitted(vm.know()) {
+		return
+	}
+	fresh, err := d.cfg.Ledger.VM(ctx, id)
+	if err != nil || !admitted(fresh) {
+		return
+	}
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	vm.row.UsedAt, vm.row.Session, vm.start = fresh.UsedAt, fresh.Session, nil
 }
 
 // hear notes a sign of life.

@@ -58,7 +58,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	rows, err := cfg.Ledger.VMs(ctx, cfg.Name)
+	rows, err := cfg.Ledger.VMs(ctx, cfg.Partition)
 	if err != nil {
 		return nil, firerunner.Errorf(firerunner.CodeOf(err), "flintlock: reading the ledger: %w", err)
 	}
@@ -80,9 +80,13 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	return d, nil
 }
 
-// Close ends the driver's loops. MicroVMs go on; another driver on the same ledger takes them up.
+// Close ends the driver's loops and lets go of the guests: they call again. MicroVMs go on; another driver on the same
+// ledger takes them up.
 func (d *Driver) Close() error {
 	d.end()
+	for _, vm := range d.vms.all() {
+		vm.letGo()
+	}
 	d.mu.Lock()
 	hosts := d.hosts
 	d.hosts = map[string]*watched{}
@@ -148,6 +152,12 @@ func (d *Driver) SetHosts(hosts []Host) error {
 		errs = append(errs, w.close())
 	}
 	return errors.Join(errs...)
+}
+
+// Knows reports whether a microVM is in this driver's part of the ledger.
+func (d *Driver) Knows(id string) bool {
+	_, ok := d.vms.get(id)
+	return ok
 }
 
 // host returns a host by its name.

@@ -111,8 +111,11 @@ func (d *Driver) Order(ctx context.Context, id string, order firerunner.GuestOrd
 	}
 	timer := time.NewTimer(d.cfg.OrderTimeout)
 	defer timer.Stop()
+	vm.mu.Lock()
+	attach := vm.attach
+	vm.mu.Unlock()
 	select {
-	case <-vm.attach:
+	case <-attach:
 	case <-vm.gone:
 		return deaf("it was destroyed")
 	case <-timer.C:
@@ -128,6 +131,9 @@ func (d *Driver) Order(ctx context.Context, id string, order firerunner.GuestOrd
 		return deaf("it has ended")
 	case silence > d.cfg.HeartbeatTimeout/2 && !fromOutside(vm.row):
 		return deaf("it has been silent for " + silence.Round(time.Second).String())
+	}
+	if vm.orders == nil {
+		return deaf("it is being let go")
 	}
 	select {
 	case vm.orders <- order:

@@ -19,6 +19,9 @@ const (
 	firerunnerKey = "firerunner"  // the guest agent's
 )
 
+// mostOthers is how many endpoints of other controllers a guest is told: as many as the agent takes, and one of ours.
+const mostOthers = 15
+
 // noVendorData says that there is none: cloud-init asks ten times for what is not there.
 const noVendorData = "#cloud-config\n{}\n"
 
@@ -34,15 +37,20 @@ type guestStory struct {
 	Gateway     string `json:"gateway,omitempty"`
 	DNS         string `json:"dns,omitempty"`
 	Deadline    int64  `json:"deadline,omitempty"` // seconds since 1970; the agent turns its microVM off then
+	Others      []Door `json:"others,omitempty"`
 }
 
 // guestMetadata is all of it, in base64: flintlockd decodes what can be decoded. Any process in the guest can read it
 // until the agent has closed the way, so its one secret is good once, and the GitLab token is not in it.
 func (c Config) guestMetadata(h Host, spec firerunner.MicroVMSpec, token firerunner.Secret) (map[string]string, error) {
+	var others []Door
+	if c.Others != nil {
+		others = c.Others()
+	}
 	story, err := json.Marshal(guestStory{
 		V: 1, ID: spec.ID, Endpoint: or(h.GuestURL, c.GuestURL), Fingerprint: c.GuestFingerprint, Token: token.Reveal(),
 		Address: spec.Address.Address, Gateway: plainAddress(spec.Address.Gateway), DNS: spec.Address.DNS,
-		Deadline: spec.Deadline.Unix(),
+		Deadline: spec.Deadline.Unix(), Others: others[:min(len(others), mostOthers)],
 	})
 	if err != nil {
 		return nil, firerunner.Errorf(firerunner.Internal, "the guest's metadata: %w", err)

@@ -44,6 +44,16 @@ func (vm *microVM) tell() {
 	vm.changed = make(chan struct{})
 }
 
+// letGo ends the connection of its guest: who has it hears of no order any more.
+func (vm *microVM) letGo() {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.orders != nil {
+		close(vm.orders)
+		vm.orders, vm.attach = nil, make(chan struct{})
+	}
+}
+
 // know returns its row.
 func (vm *microVM) know() firerunner.LedgerVM {
 	vm.mu.Lock()

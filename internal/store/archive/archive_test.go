@@ -37,6 +37,7 @@ type engine struct {
 	store interface {
 		firerunner.Store
 		firerunner.Ledger
+		firerunner.Registry
 	}
 	within func(do func(archive.Site) error) error // commits unless do fails
 }
@@ -91,7 +92,7 @@ func fill(t testing.TB, e engine) {
 		for i := range 300 {
 			id := fmt.Sprintf("runner%010d", i)
 			r := firerunner.NewRunner(id, firerunner.Demand{ProjectID: 7, Tags: "a,b"}, noon.Add(time.Duration(i)*time.Second))
-			r.State, r.Host, r.Message, r.JobID, r.Report = firerunner.Running, "a", odd, 1<<52+int64(i), 3
+			r.State, r.Host, r.Controller, r.Message, r.JobID, r.Report = firerunner.Running, "a", "a", odd, 1<<52+int64(i), 3
 			r.Address = netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 			if i%3 == 0 {
 				r.State, r.Outcome = firerunner.Gone, firerunner.Succeeded
@@ -99,7 +100,7 @@ func fill(t testing.TB, e engine) {
 			_, err := tx.SaveJob(ctx, firerunner.Job{ID: r.JobID, ProjectID: 7, Name: odd, Status: firerunner.JobRunning, Tags: "a,b", RunnerID: id, Ours: true, SeenAt: noon})
 			errs = append(errs, err, tx.CreateRunner(ctx, r),
 				tx.AddEvent(ctx, firerunner.Event{At: noon, Kind: firerunner.EventQueued, RunnerID: id, Took: -1, Message: odd}),
-				tx.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: id}))
+				tx.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepAdvance, RunnerID: id, Controller: "a"}))
 		}
 		_, err := tx.TakeDelivery(ctx, "key", noon)
 		return errors.Join(append(errs, err,
@@ -107,8 +108,10 @@ func fill(t testing.TB, e engine) {
 			tx.SaveProject(ctx, firerunner.Project{ID: 7, Path: "group/app", SeenAt: noon}),
 			tx.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepDemand, ProjectID: 7, Tags: "a,b", NotBefore: noon.Add(100 * 365 * 24 * time.Hour).Truncate(time.Second)}))...)
 	}))
+	_, err := e.store.Installation(ctx, "0123456789ab")
+	require.NoError(t, err)
 	require.NoError(t, e.store.SaveVM(ctx, firerunner.LedgerVM{ID: "vm", Driver: "flintlock", Token: [32]byte{1, 0, 255}, CreatedAt: noon}))
-	_, err := e.store.UseToken(ctx, "vm", [32]byte{9}, noon)
+	_, err = e.store.UseToken(ctx, "vm", [32]byte{9}, noon)
 	require.NoError(t, err)
 	for n := range 3 {
 		_, err := e.store.AddReport(ctx, "vm", int64(n+1), firerunner.GuestReport{At: noon, Kind: firerunner.ReportNotice, ExitCode: -9, Message: odd})
@@ -148,7 +151,7 @@ func TestMove(t *testing.T) {
 	fill(t, first)
 	before, footer := export(t, first)
 	require.Equal(t, map[string]int64{
-		"projects": 1, "hosts": 1, "jobs": 300, "runners": 300, "events": 300, "deliveries": 1, "vms": 1, "vm_reports": 3, "steps": 301,
+		"site": 1, "projects": 1, "hosts": 1, "jobs": 300, "runners": 300, "events": 300, "deliveries": 1, "vms": 1, "vm_reports": 3, "steps": 301,
 	}, footer.Rows)
 	require.NoError(t, load(t, second, before))
 	middle, _ := export(t, second)
@@ -252,7 +255,7 @@ func TestTables(t *testing.T) {
 	t.Parallel()
 	lite, post := onSQLite(t), onPostgres(t)
 	theirs := []string{"goose_", "river_", "sqlite_"}
-	stay := []string{"leases."} // of processes that have ended
+	stay := []string{"leases.", "controllers."} // of processes that have ended
 	list := func(e engine, statement string) (all []string) {
 		require.NoError(t, e.within(func(s archive.Site) error {
 			return s.Query(t.Context(), statement, func([]string) error { return nil }, func(values []any) error {

@@ -11,7 +11,8 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-// lockOfService is held by the one process that serves the database.
+// lockOfService is held by those who use the database: shared by controllers, which know of each other by their leases, and
+// alone by who must have it for himself, such as one who imports a site. Programs before leases held it alone too.
 const lockOfService = 7379526764671529
 
 // holdEvery is how often Held looks whether its session still lives; holdTimeout is how long one look may take.
@@ -20,25 +21,31 @@ const (
 	holdTimeout = 5 * time.Second
 )
 
-// Held is the right to serve a database. It belongs to a session: the server takes it back when the process dies, when
+// Held is the right to use a database, alone or with others that share it. It belongs to a session: the server takes it back when the process dies, when
 // its machine falls silent (everySession), and when the server itself ends.
 type Held struct {
 	config Config
+	shared bool
 	end    context.CancelFunc
 	ended  sync.WaitGroup
 	lost   chan error
 }
 
-// Hold makes this process the one that serves the database, until Release or its end. It fails with Conflict, naming the
+// Hold makes this process the only one that uses the database, until Release or its end. It fails with Conflict, naming the
 // session that has it, if there is another. Of config only URL, Name and Logger count. Only its beginning is bounded by ctx.
-func Hold(ctx context.Context, config Config) (*Held, error) {
+func Hold(ctx context.Context, config Config) (*Held, error) { return hold(ctx, config, false) }
+
+// Share is Hold for who shares the database with others that do.
+func Share(ctx context.Context, config Config) (*Held, error) { return hold(ctx, config, true) }
+
+func hold(ctx context.Context, config Config, shared bool) (*Held, error) {
 	config = config.withDefaults()
-	conn, err := takeService(ctx, config)
+	conn, err := takeService(ctx, config, shared)
 	if err != nil {
 		return nil, err
 	}
 	own, end := context.WithCancel(context.WithoutCancel(ctx))
-	h := &Held{config: config, end: end, lost: make(chan error, 1)}
+	h := &Held{config: config, shared: shared, end: end, lost: make(chan error, 1)}
 	h.ended.Go(func() { h.keep(own, conn) })
 	return h, nil
 }
@@ -74,7 +81,7 @@ func (h *Held) keep(ctx context.Context, conn *pgx.Conn) {
 			conn = nil
 		}
 		if conn == nil {
-			again, err := takeService(look, h.config)
+			again, err := takeService(look, h.config, h.shared)
 			switch {
 			case err == nil:
 				conn = again
@@ -96,7 +103,7 @@ func closeConn(conn *pgx.Conn) {
 }
 
 // takeService returns the session that has the right.
-func takeService(ctx context.Context, config Config) (_ *pgx.Conn, err error) {
+func takeService(ctx context.Context, config Config, shared bool) (_ *pgx.Conn, err error) {
 	conn, err := connect(ctx, config)
 	if err != nil {
 		return nil, err
@@ -107,7 +114,11 @@ func takeService(ctx context.Context, config Config) (_ *pgx.Conn, err error) {
 		}
 	}()
 	var took bool
-	if err := conn.QueryRow(ctx, "select pg_try_advisory_lock($1)", int64(lockOfService)).Scan(&took); err != nil {
+	lock := "select pg_try_advisory_lock($1)"
+	if shared {
+		lock = "select pg_try_advisory_lock_shared($1)"
+	}
+	if err := conn.QueryRow(ctx, lock, int64(lockOfService)).Scan(&took); err != nil {
 		return nil, wrap(err, "hold the database")
 	}
 	if took {

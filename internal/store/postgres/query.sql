@@ -26,8 +26,8 @@ ORDER BY id DESC LIMIT nullif(@most::bigint, -1);
 -- A conflict is no error here, because an error would spoil the transaction.
 -- name: RunnerInsert :execrows
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
 ON CONFLICT DO NOTHING;
 
 -- name: RunnerUpdate :execrows
@@ -35,7 +35,7 @@ UPDATE runners SET project_id = @project_id, tags = @tags, profile = @profile, v
     memory_mib = @memory_mib, disk_mib = @disk_mib, image = @image, state = @state, desired = @desired,
     outcome = @outcome, reason = @reason, message = @message, host = @host, gitlab_id = @gitlab_id, job_id = @job_id,
     report = @report, version = version + 1, created_at = @created_at, moved_at = @moved_at, deadline = @deadline,
-    address = @address
+    address = @address, controller = @controller
 WHERE id = @id AND version = @version;
 
 -- name: Job :one
@@ -86,13 +86,13 @@ SELECT * FROM hosts ORDER BY name;
 
 -- name: HostUpsert :exec
 INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits,
-    gateway, dns, seen_at, trouble, lost)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    gateway, dns, seen_at, trouble, lost, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
     slots = excluded.slots, draining = excluded.draining, labels = excluded.labels,
     address_first = excluded.address_first, address_last = excluded.address_last, address_bits = excluded.address_bits,
     gateway = excluded.gateway, dns = excluded.dns, seen_at = excluded.seen_at, trouble = excluded.trouble,
-    lost = excluded.lost;
+    lost = excluded.lost, controller = excluded.controller;
 
 -- name: HostDelete :execrows
 DELETE FROM hosts WHERE name = $1;
@@ -169,3 +169,23 @@ DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until <
 
 -- name: Clock :one
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros;
+
+-- name: LeasesFrom :many
+SELECT * FROM leases WHERE name >= @first AND name < @past ORDER BY name;
+
+-- name: ControllerSave :exec
+INSERT INTO controllers (name, driver, machine, version, endpoint, fingerprint, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, machine = excluded.machine, version = excluded.version,
+    endpoint = excluded.endpoint, fingerprint = excluded.fingerprint, started_at = excluded.started_at;
+
+-- name: Controllers :many
+SELECT * FROM controllers ORDER BY name;
+
+-- name: ControllerDelete :exec
+DELETE FROM controllers WHERE name = $1;
+
+-- name: SiteSet :exec
+INSERT INTO site (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
+
+-- name: Site :one
+SELECT value FROM site WHERE key = $1;

@@ -17,7 +17,7 @@ func (r Host) Host() firerunner.Host {
 			First: fromAddr(r.AddressFirst), Last: fromAddr(r.AddressLast), Bits: int(r.AddressBits),
 			Gateway: fromAddr(r.Gateway), DNS: fromAddr(r.DNS),
 		},
-		SeenAt: FromMicros(r.SeenAt), Trouble: r.Trouble, Lost: r.Lost != 0,
+		SeenAt: FromMicros(r.SeenAt), Trouble: r.Trouble, Lost: r.Lost != 0, Controller: r.Controller,
 	}
 }
 
@@ -35,6 +35,7 @@ func FromHost(h firerunner.Host) Host {
 		SeenAt:       Micros(h.SeenAt),
 		Trouble:      h.Trouble,
 		Lost:         Bit(h.Lost),
+		Controller:   h.Controller,
 	})
 }
 

@@ -27,15 +27,15 @@ ORDER BY id DESC LIMIT @most;
 
 -- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: RunnerUpdate :execrows
 UPDATE runners SET project_id = @project_id, tags = @tags, profile = @profile, vcpus = @vcpus,
     memory_mib = @memory_mib, disk_mib = @disk_mib, image = @image, state = @state, desired = @desired,
     outcome = @outcome, reason = @reason, message = @message, host = @host, gitlab_id = @gitlab_id, job_id = @job_id,
     report = @report, version = version + 1, created_at = @created_at, moved_at = @moved_at, deadline = @deadline,
-    address = @address
+    address = @address, controller = @controller
 WHERE id = @id AND version = @version;
 
 -- name: Job :one
@@ -86,13 +86,13 @@ SELECT * FROM hosts ORDER BY name;
 
 -- name: HostUpsert :exec
 INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits,
-    gateway, dns, seen_at, trouble, lost)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    gateway, dns, seen_at, trouble, lost, controller)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
     slots = excluded.slots, draining = excluded.draining, labels = excluded.labels,
     address_first = excluded.address_first, address_last = excluded.address_last, address_bits = excluded.address_bits,
     gateway = excluded.gateway, dns = excluded.dns, seen_at = excluded.seen_at, trouble = excluded.trouble,
-    lost = excluded.lost;
+    lost = excluded.lost, controller = excluded.controller;
 
 -- name: HostDelete :execrows
 DELETE FROM hosts WHERE name = ?;
@@ -166,3 +166,23 @@ DELETE FROM leases WHERE name = ? AND holder = ? AND epoch = ?;
 
 -- name: LeasesPurge :exec
 DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < @before ORDER BY l.until LIMIT @most);
+
+-- name: LeasesFrom :many
+SELECT * FROM leases WHERE name >= @first AND name < @past ORDER BY name;
+
+-- name: ControllerSave :exec
+INSERT INTO controllers (name, driver, machine, version, endpoint, fingerprint, started_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, machine = excluded.machine, version = excluded.version,
+    endpoint = excluded.endpoint, fingerprint = excluded.fingerprint, started_at = excluded.started_at;
+
+-- name: Controllers :many
+SELECT * FROM controllers ORDER BY name;
+
+-- name: ControllerDelete :exec
+DELETE FROM controllers WHERE name = ?;
+
+-- name: SiteSet :exec
+INSERT INTO site (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING;
+
+-- name: Site :one
+SELECT value FROM site WHERE key = ?;

@@ -20,6 +20,76 @@ func (q *Queries) Clock(ctx context.Context) (int64, error) {
 	return micros, err
 }
 
+const controllerDelete = `-- name: ControllerDelete :exec
+DELETE FROM controllers WHERE name = $1
+`
+
+func (q *Queries) ControllerDelete(ctx context.Context, name string) error {
+	_, err := q.db.Exec(ctx, controllerDelete, name)
+	return err
+}
+
+const controllerSave = `-- name: ControllerSave :exec
+INSERT INTO controllers (name, driver, machine, version, endpoint, fingerprint, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, machine = excluded.machine, version = excluded.version,
+    endpoint = excluded.endpoint, fingerprint = excluded.fingerprint, started_at = excluded.started_at
+`
+
+type ControllerSaveParams struct {
+	Name        string
+	Driver      string
+	Machine     string
+	Version     string
+	Endpoint    string
+	Fingerprint string
+	StartedAt   int64
+}
+
+func (q *Queries) ControllerSave(ctx context.Context, arg ControllerSaveParams) error {
+	_, err := q.db.Exec(ctx, controllerSave,
+		arg.Name,
+		arg.Driver,
+		arg.Machine,
+		arg.Version,
+		arg.Endpoint,
+		arg.Fingerprint,
+		arg.StartedAt,
+	)
+	return err
+}
+
+const controllers = `-- name: Controllers :many
+SELECT name, driver, machine, version, endpoint, fingerprint, started_at FROM controllers ORDER BY name
+`
+
+func (q *Queries) Controllers(ctx context.Context) ([]Controller, error) {
+	rows, err := q.db.Query(ctx, controllers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Controller
+	for rows.Next() {
+		var i Controller
+		if err := rows.Scan(
+			&i.Name,
+			&i.Driver,
+			&i.Machine,
+			&i.Version,
+			&i.Endpoint,
+			&i.Fingerprint,
+			&i.StartedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const deliveriesPurge = `-- name: DeliveriesPurge :exec
 DELETE FROM deliveries WHERE key IN (SELECT d.key FROM deliveries AS d WHERE d.at < $1 ORDER BY d.at LIMIT $2::bigint)
 `
@@ -232,13 +302,13 @@ func (q *Queries) HostDelete(ctx context.Context, name string) (int64, error) {
 
 const hostUpsert = `-- name: HostUpsert :exec
 INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits,
-    gateway, dns, seen_at, trouble, lost)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    gateway, dns, seen_at, trouble, lost, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
     slots = excluded.slots, draining = excluded.draining, labels = excluded.labels,
     address_first = excluded.address_first, address_last = excluded.address_last, address_bits = excluded.address_bits,
     gateway = excluded.gateway, dns = excluded.dns, seen_at = excluded.seen_at, trouble = excluded.trouble,
-    lost = excluded.lost
+    lost = excluded.lost, controller = excluded.controller
 `
 
 type HostUpsertParams struct {
@@ -257,6 +327,7 @@ type HostUpsertParams struct {
 	SeenAt       int64
 	Trouble      string
 	Lost         int64
+	Controller   string
 }
 
 func (q *Queries) HostUpsert(ctx context.Context, arg HostUpsertParams) error {
@@ -276,12 +347,13 @@ func (q *Queries) HostUpsert(ctx context.Context, arg HostUpsertParams) error {
 		arg.SeenAt,
 		arg.Trouble,
 		arg.Lost,
+		arg.Controller,
 	)
 	return err
 }
 
 const hosts = `-- name: Hosts :many
-SELECT name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits, gateway, dns, seen_at, trouble, lost FROM hosts ORDER BY name
+SELECT name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits, gateway, dns, seen_at, trouble, lost, controller FROM hosts ORDER BY name
 `
 
 func (q *Queries) Hosts(ctx context.Context) ([]Host, error) {
@@ -309,6 +381,7 @@ func (q *Queries) Hosts(ctx context.Context) ([]Host, error) {
 			&i.SeenAt,
 			&i.Trouble,
 			&i.Lost,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -714,6 +787,40 @@ func (q *Queries) LeaseTake(ctx context.Context, arg LeaseTakeParams) error {
 	return err
 }
 
+const leasesFrom = `-- name: LeasesFrom :many
+SELECT name, holder, epoch, until FROM leases WHERE name >= $1 AND name < $2 ORDER BY name
+`
+
+type LeasesFromParams struct {
+	First string
+	Past  string
+}
+
+func (q *Queries) LeasesFrom(ctx context.Context, arg LeasesFromParams) ([]Lease, error) {
+	rows, err := q.db.Query(ctx, leasesFrom, arg.First, arg.Past)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Lease
+	for rows.Next() {
+		var i Lease
+		if err := rows.Scan(
+			&i.Name,
+			&i.Holder,
+			&i.Epoch,
+			&i.Until,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const leasesPurge = `-- name: LeasesPurge :exec
 DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < $1 ORDER BY l.until LIMIT $2::bigint)
 `
@@ -852,7 +959,7 @@ func (q *Queries) ReportsDelete(ctx context.Context, vmID string) error {
 
 const runner = `-- name: Runner :one
 
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE id = $1
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE id = $1
 `
 
 // Each list has one query per way in (an index), and what is left of the question is filtered in Go (package row). Only
@@ -883,40 +990,42 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 		&i.MovedAt,
 		&i.Deadline,
 		&i.Address,
+		&i.Controller,
 	)
 	return i, err
 }
 
 const runnerInsert = `-- name: RunnerInsert :execrows
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
 ON CONFLICT DO NOTHING
 `
 
 type RunnerInsertParams struct {
-	ID        string
-	ProjectID int64
-	Tags      string
-	Profile   string
-	VCPUs     int64
-	MemoryMiB int64
-	DiskMiB   int64
-	Image     string
-	State     int64
-	Desired   string
-	Outcome   string
-	Reason    string
-	Message   string
-	Host      string
-	GitLabID  int64
-	JobID     int64
-	Report    int64
-	Version   int64
-	CreatedAt int64
-	MovedAt   int64
-	Deadline  int64
-	Address   string
+	ID         string
+	ProjectID  int64
+	Tags       string
+	Profile    string
+	VCPUs      int64
+	MemoryMiB  int64
+	DiskMiB    int64
+	Image      string
+	State      int64
+	Desired    string
+	Outcome    string
+	Reason     string
+	Message    string
+	Host       string
+	GitLabID   int64
+	JobID      int64
+	Report     int64
+	Version    int64
+	CreatedAt  int64
+	MovedAt    int64
+	Deadline   int64
+	Address    string
+	Controller string
 }
 
 // A conflict is no error here, because an error would spoil the transaction.
@@ -944,6 +1053,7 @@ func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) (int
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.Controller,
 	)
 	if err != nil {
 		return 0, err
@@ -956,33 +1066,34 @@ UPDATE runners SET project_id = $1, tags = $2, profile = $3, vcpus = $4,
     memory_mib = $5, disk_mib = $6, image = $7, state = $8, desired = $9,
     outcome = $10, reason = $11, message = $12, host = $13, gitlab_id = $14, job_id = $15,
     report = $16, version = version + 1, created_at = $17, moved_at = $18, deadline = $19,
-    address = $20
-WHERE id = $21 AND version = $22
+    address = $20, controller = $21
+WHERE id = $22 AND version = $23
 `
 
 type RunnerUpdateParams struct {
-	ProjectID int64
-	Tags      string
-	Profile   string
-	VCPUs     int64
-	MemoryMiB int64
-	DiskMiB   int64
-	Image     string
-	State     int64
-	Desired   string
-	Outcome   string
-	Reason    string
-	Message   string
-	Host      string
-	GitLabID  int64
-	JobID     int64
-	Report    int64
-	CreatedAt int64
-	MovedAt   int64
-	Deadline  int64
-	Address   string
-	ID        string
-	Version   int64
+	ProjectID  int64
+	Tags       string
+	Profile    string
+	VCPUs      int64
+	MemoryMiB  int64
+	DiskMiB    int64
+	Image      string
+	State      int64
+	Desired    string
+	Outcome    string
+	Reason     string
+	Message    string
+	Host       string
+	GitLabID   int64
+	JobID      int64
+	Report     int64
+	CreatedAt  int64
+	MovedAt    int64
+	Deadline   int64
+	Address    string
+	Controller string
+	ID         string
+	Version    int64
 }
 
 func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int64, error) {
@@ -1007,6 +1118,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.Controller,
 		arg.ID,
 		arg.Version,
 	)
@@ -1017,7 +1129,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 }
 
 const runnersByGitLabID = `-- name: RunnersByGitLabID :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id
 `
 
 func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runner, error) {
@@ -1052,6 +1164,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1064,7 +1177,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 }
 
 const runnersLatest = `-- name: RunnersLatest :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners
 WHERE ($1::bigint <> 0 OR (project_id = $2 AND tags = $3))
   AND ($4::bigint <> 0 OR outcome = $5)
   AND (cardinality($6::bigint[]) = 0 OR state = ANY($6::bigint[]))
@@ -1121,6 +1234,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1133,7 +1247,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 }
 
 const runnersLive = `-- name: RunnersLive :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE state < 80 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE state < 80 ORDER BY id
 `
 
 func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
@@ -1168,6 +1282,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1180,7 +1295,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 }
 
 const runnersLiveOf = `-- name: RunnersLiveOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id
 `
 
 type RunnersLiveOfParams struct {
@@ -1220,6 +1335,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1232,7 +1348,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 }
 
 const runnersSince = `-- name: RunnersSince :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE created_at >= $1 ORDER BY created_at
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE created_at >= $1 ORDER BY created_at
 `
 
 func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, error) {
@@ -1267,6 +1383,7 @@ func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, 
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1276,6 +1393,31 @@ func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, 
 		return nil, err
 	}
 	return items, nil
+}
+
+const site = `-- name: Site :one
+SELECT value FROM site WHERE key = $1
+`
+
+func (q *Queries) Site(ctx context.Context, key string) (string, error) {
+	row := q.db.QueryRow(ctx, site, key)
+	var value string
+	err := row.Scan(&value)
+	return value, err
+}
+
+const siteSet = `-- name: SiteSet :exec
+INSERT INTO site (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING
+`
+
+type SiteSetParams struct {
+	Key   string
+	Value string
+}
+
+func (q *Queries) SiteSet(ctx context.Context, arg SiteSetParams) error {
+	_, err := q.db.Exec(ctx, siteSet, arg.Key, arg.Value)
+	return err
 }
 
 const vM = `-- name: VM :one

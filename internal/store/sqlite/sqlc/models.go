@@ -4,6 +4,16 @@
 
 package sqlc
 
+type Controller struct {
+	Name        string
+	Driver      string
+	Machine     string
+	Version     string
+	Endpoint    string
+	Fingerprint string
+	StartedAt   int64
+}
+
 type Event struct {
 	ID        int64
 	At        int64
@@ -35,6 +45,7 @@ type Host struct {
 	SeenAt       int64
 	Trouble      string
 	Lost         int64
+	Controller   string
 }
 
 type Job struct {
@@ -79,28 +90,29 @@ type Project struct {
 }
 
 type Runner struct {
-	ID        string
-	ProjectID int64
-	Tags      string
-	Profile   string
-	VCPUs     int64
-	MemoryMiB int64
-	DiskMiB   int64
-	Image     string
-	State     int64
-	Desired   string
-	Outcome   string
-	Reason    string
-	Message   string
-	Host      string
-	GitLabID  int64
-	JobID     int64
-	Report    int64
-	Version   int64
-	CreatedAt int64
-	MovedAt   int64
-	Deadline  int64
-	Address   string
+	ID         string
+	ProjectID  int64
+	Tags       string
+	Profile    string
+	VCPUs      int64
+	MemoryMiB  int64
+	DiskMiB    int64
+	Image      string
+	State      int64
+	Desired    string
+	Outcome    string
+	Reason     string
+	Message    string
+	Host       string
+	GitLabID   int64
+	JobID      int64
+	Report     int64
+	Version    int64
+	CreatedAt  int64
+	MovedAt    int64
+	Deadline   int64
+	Address    string
+	Controller string
 }
 
 type VM struct {

@@ -9,6 +9,79 @@ import (
 	"context"
 )
 
+const controllerDelete = `-- name: ControllerDelete :exec
+DELETE FROM controllers WHERE name = ?
+`
+
+func (q *Queries) ControllerDelete(ctx context.Context, name string) error {
+	_, err := q.db.ExecContext(ctx, controllerDelete, name)
+	return err
+}
+
+const controllerSave = `-- name: ControllerSave :exec
+INSERT INTO controllers (name, driver, machine, version, endpoint, fingerprint, started_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, machine = excluded.machine, version = excluded.version,
+    endpoint = excluded.endpoint, fingerprint = excluded.fingerprint, started_at = excluded.started_at
+`
+
+type ControllerSaveParams struct {
+	Name        string
+	Driver      string
+	Machine     string
+	Version     string
+	Endpoint    string
+	Fingerprint string
+	StartedAt   int64
+}
+
+func (q *Queries) ControllerSave(ctx context.Context, arg ControllerSaveParams) error {
+	_, err := q.db.ExecContext(ctx, controllerSave,
+		arg.Name,
+		arg.Driver,
+		arg.Machine,
+		arg.Version,
+		arg.Endpoint,
+		arg.Fingerprint,
+		arg.StartedAt,
+	)
+	return err
+}
+
+const controllers = `-- name: Controllers :many
+SELECT name, driver, machine, version, endpoint, fingerprint, started_at FROM controllers ORDER BY name
+`
+
+func (q *Queries) Controllers(ctx context.Context) ([]Controller, error) {
+	rows, err := q.db.QueryContext(ctx, controllers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Controller
+	for rows.Next() {
+		var i Controller
+		if err := rows.Scan(
+			&i.Name,
+			&i.Driver,
+			&i.Machine,
+			&i.Version,
+			&i.Endpoint,
+			&i.Fingerprint,
+			&i.StartedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const deliveriesPurge = `-- name: DeliveriesPurge :exec
 DELETE FROM deliveries WHERE key IN (SELECT d.key FROM deliveries AS d WHERE d.at < ?1 ORDER BY d.at LIMIT ?2)
 `
@@ -230,13 +303,13 @@ func (q *Queries) HostDelete(ctx context.Context, name string) (int64, error) {
 
 const hostUpsert = `-- name: HostUpsert :exec
 INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits,
-    gateway, dns, seen_at, trouble, lost)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    gateway, dns, seen_at, trouble, lost, controller)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
     slots = excluded.slots, draining = excluded.draining, labels = excluded.labels,
     address_first = excluded.address_first, address_last = excluded.address_last, address_bits = excluded.address_bits,
     gateway = excluded.gateway, dns = excluded.dns, seen_at = excluded.seen_at, trouble = excluded.trouble,
-    lost = excluded.lost
+    lost = excluded.lost, controller = excluded.controller
 `
 
 type HostUpsertParams struct {
@@ -255,6 +328,7 @@ type HostUpsertParams struct {
 	SeenAt       int64
 	Trouble      string
 	Lost         int64
+	Controller   string
 }
 
 func (q *Queries) HostUpsert(ctx context.Context, arg HostUpsertParams) error {
@@ -274,12 +348,13 @@ func (q *Queries) HostUpsert(ctx context.Context, arg HostUpsertParams) error {
 		arg.SeenAt,
 		arg.Trouble,
 		arg.Lost,
+		arg.Controller,
 	)
 	return err
 }
 
 const hosts = `-- name: Hosts :many
-SELECT name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits, gateway, dns, seen_at, trouble, lost FROM hosts ORDER BY name
+SELECT name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits, gateway, dns, seen_at, trouble, lost, controller FROM hosts ORDER BY name
 `
 
 func (q *Queries) Hosts(ctx context.Context) ([]Host, error) {
@@ -307,6 +382,7 @@ func (q *Queries) Hosts(ctx context.Context) ([]Host, error) {
 			&i.SeenAt,
 			&i.Trouble,
 			&i.Lost,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -727,6 +803,43 @@ func (q *Queries) LeaseTake(ctx context.Context, arg LeaseTakeParams) error {
 	return err
 }
 
+const leasesFrom = `-- name: LeasesFrom :many
+SELECT name, holder, epoch, until FROM leases WHERE name >= ?1 AND name < ?2 ORDER BY name
+`
+
+type LeasesFromParams struct {
+	First string
+	Past  string
+}
+
+func (q *Queries) LeasesFrom(ctx context.Context, arg LeasesFromParams) ([]Lease, error) {
+	rows, err := q.db.QueryContext(ctx, leasesFrom, arg.First, arg.Past)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Lease
+	for rows.Next() {
+		var i Lease
+		if err := rows.Scan(
+			&i.Name,
+			&i.Holder,
+			&i.Epoch,
+			&i.Until,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const leasesPurge = `-- name: LeasesPurge :exec
 DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < ?1 ORDER BY l.until LIMIT ?2)
 `
@@ -871,7 +984,7 @@ func (q *Queries) ReportsDelete(ctx context.Context, vmID string) error {
 
 const runner = `-- name: Runner :one
 
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE id = ?
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE id = ?
 `
 
 // Each list has one query per way in (an index), and what is left of the question is filtered in Go (filter.go): so
@@ -904,39 +1017,41 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 		&i.MovedAt,
 		&i.Deadline,
 		&i.Address,
+		&i.Controller,
 	)
 	return i, err
 }
 
 const runnerInsert = `-- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 `
 
 type RunnerInsertParams struct {
-	ID        string
-	ProjectID int64
-	Tags      string
-	Profile   string
-	VCPUs     int64
-	MemoryMiB int64
-	DiskMiB   int64
-	Image     string
-	State     int64
-	Desired   string
-	Outcome   string
-	Reason    string
-	Message   string
-	Host      string
-	GitLabID  int64
-	JobID     int64
-	Report    int64
-	Version   int64
-	CreatedAt int64
-	MovedAt   int64
-	Deadline  int64
-	Address   string
+	ID         string
+	ProjectID  int64
+	Tags       string
+	Profile    string
+	VCPUs      int64
+	MemoryMiB  int64
+	DiskMiB    int64
+	Image      string
+	State      int64
+	Desired    string
+	Outcome    string
+	Reason     string
+	Message    string
+	Host       string
+	GitLabID   int64
+	JobID      int64
+	Report     int64
+	Version    int64
+	CreatedAt  int64
+	MovedAt    int64
+	Deadline   int64
+	Address    string
+	Controller string
 }
 
 func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) error {
@@ -963,6 +1078,7 @@ func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) erro
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.Controller,
 	)
 	return err
 }
@@ -972,33 +1088,34 @@ UPDATE runners SET project_id = ?1, tags = ?2, profile = ?3, vcpus = ?4,
     memory_mib = ?5, disk_mib = ?6, image = ?7, state = ?8, desired = ?9,
     outcome = ?10, reason = ?11, message = ?12, host = ?13, gitlab_id = ?14, job_id = ?15,
     report = ?16, version = version + 1, created_at = ?17, moved_at = ?18, deadline = ?19,
-    address = ?20
-WHERE id = ?21 AND version = ?22
+    address = ?20, controller = ?21
+WHERE id = ?22 AND version = ?23
 `
 
 type RunnerUpdateParams struct {
-	ProjectID int64
-	Tags      string
-	Profile   string
-	VCPUs     int64
-	MemoryMiB int64
-	DiskMiB   int64
-	Image     string
-	State     int64
-	Desired   string
-	Outcome   string
-	Reason    string
-	Message   string
-	Host      string
-	GitLabID  int64
-	JobID     int64
-	Report    int64
-	CreatedAt int64
-	MovedAt   int64
-	Deadline  int64
-	Address   string
-	ID        string
-	Version   int64
+	ProjectID  int64
+	Tags       string
+	Profile    string
+	VCPUs      int64
+	MemoryMiB  int64
+	DiskMiB    int64
+	Image      string
+	State      int64
+	Desired    string
+	Outcome    string
+	Reason     string
+	Message    string
+	Host       string
+	GitLabID   int64
+	JobID      int64
+	Report     int64
+	CreatedAt  int64
+	MovedAt    int64
+	Deadline   int64
+	Address    string
+	Controller string
+	ID         string
+	Version    int64
 }
 
 func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int64, error) {
@@ -1023,6 +1140,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.Controller,
 		arg.ID,
 		arg.Version,
 	)
@@ -1033,7 +1151,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 }
 
 const runnersByGitLabID = `-- name: RunnersByGitLabID :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id
 `
 
 func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runner, error) {
@@ -1068,6 +1186,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1083,7 +1202,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 }
 
 const runnersLatest = `-- name: RunnersLatest :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners
 WHERE (CAST(?1 AS INTEGER) <> 0 OR (project_id = ?2 AND tags = ?3))
   AND (CAST(?4 AS INTEGER) <> 0 OR outcome = ?5)
   AND (CAST(?6 AS TEXT) = '[]' OR state IN (SELECT value FROM json_each(CAST(?6 AS TEXT))))
@@ -1140,6 +1259,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1155,7 +1275,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 }
 
 const runnersLive = `-- name: RunnersLive :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id
 `
 
 func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
@@ -1190,6 +1310,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1205,7 +1326,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 }
 
 const runnersLiveOf = `-- name: RunnersLiveOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id
 `
 
 type RunnersLiveOfParams struct {
@@ -1245,6 +1366,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1260,7 +1382,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 }
 
 const runnersSince = `-- name: RunnersSince :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE created_at >= ? ORDER BY created_at
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE created_at >= ? ORDER BY created_at
 `
 
 func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, error) {
@@ -1295,6 +1417,7 @@ func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, 
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.Controller,
 		); err != nil {
 			return nil, err
 		}
@@ -1307,6 +1430,31 @@ func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, 
 		return nil, err
 	}
 	return items, nil
+}
+
+const site = `-- name: Site :one
+SELECT value FROM site WHERE key = ?
+`
+
+func (q *Queries) Site(ctx context.Context, key string) (string, error) {
+	row := q.db.QueryRowContext(ctx, site, key)
+	var value string
+	err := row.Scan(&value)
+	return value, err
+}
+
+const siteSet = `-- name: SiteSet :exec
+INSERT INTO site (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING
+`
+
+type SiteSetParams struct {
+	Key   string
+	Value string
+}
+
+func (q *Queries) SiteSet(ctx context.Context, arg SiteSetParams) error {
+	_, err := q.db.ExecContext(ctx, siteSet, arg.Key, arg.Value)
+	return err
 }
 
 const vM = `-- name: VM :one

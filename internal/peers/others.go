@@ -1,0 +1,185 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firerunner/firerunner"
+)
+
+// keepStanding renews the leases of those that we stand in for. One that cannot be renewed is over, and what was done under
+// it is ended by the next look.
+func (k *Keeper) keepStanding(ctx context.Context) error {
+	var errs []error
+	for _, name := range k.standsInFor() {
+		g, ok := k.grip(name)
+		if !ok || g.Epoch == 0 {
+			continue
+		}
+		began := time.Now()
+		l, err := k.Leases.Renew(ctx, g.Lease, k.TTL)
+		if err != nil && firerunner.CodeOf(err) != firerunner.Conflict {
+			errs = append(errs, err)
+			continue
+		}
+		k.mu.Lock()
+		if at := k.standing[name]; at != nil && at.Epoch == g.Epoch {
+			if *at = (grip{l, began.Add(k.TTL)}); err != nil {
+				*at = grip{}
+			}
+		}
+		k.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+func (k *Keeper) standsInFor() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Sorted(maps.Keys(k.standing))
+}
+
+// lookAround reads who is there.
+func (k *Keeper) lookAround(ctx context.Context) error {
+	leases, err := k.Leases.LeasesOf(ctx, firerunner.ControllerLeases)
+	if err != nil {
+		return err
+	}
+	known, err := k.Registry.Controllers(ctx)
+	if err != nil {
+		return err
+	}
+	held := map[string]bool{}
+	for _, l := range leases {
+		if !l.Over {
+			held[strings.TrimPrefix(l.Name, firerunner.ControllerLeases)] = true
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held, k.known, k.looked = held, known, true
+	for name := range held {
+		delete(k.buried, name)
+	}
+	return nil
+}
+
+// relieve stands in for controllers whose leases are over, and for those of which nothing but live runners is left.
+func (k *Keeper) relieve(ctx context.Context) error {
+	k.mu.Lock()
+	calm := !time.Now().Before(k.healthy)
+	known := k.known
+	k.mu.Unlock()
+	if !calm {
+		return nil
+	}
+	bearers, err := k.Bearers(ctx)
+	if err != nil {
+		return err
+	}
+	leases, err := k.Leases.LeasesOf(ctx, firerunner.ControllerLeases)
+	if err != nil {
+		return err
+	}
+	gone := bearers
+	for _, l := range leases {
+		name := strings.TrimPrefix(l.Name, firerunner.ControllerLeases)
+		if l.Over {
+			gone = append(gone, name)
+		} else {
+			gone = slices.DeleteFunc(gone, func(n string) bool { return n == name })
+		}
+	}
+	slices.Sort(gone)
+	var errs []error
+	for _, name := range slices.Compact(gone) {
+		if name == k.Self.Name {
+			continue
+		}
+		at := slices.IndexFunc(known, func(c firerunner.Controller) bool { return c.Name == name })
+		able := at < 0 || k.CanStandIn != nil && k.CanStandIn(known[at])
+		errs = append(errs, k.take(ctx, name, able && k.CanStandIn != nil))
+	}
+	return errors.Join(errs...)
+}
+
+// take stands in for one, or buries what it was doing where we cannot.
+func (k *Keeper) take(ctx context.Context, name string, able bool) error {
+	k.mu.Lock()
+	done := k.buried[name]
+	k.mu.Unlock()
+	if !able && (done || k.Bury == nil) {
+		return nil
+	}
+	began := time.Now()
+	l, ok, err := k.Leases.Acquire(ctx, firerunner.LeaseOf(name), k.Holder, k.TTL)
+	if err != nil || !ok { // somebody was faster, or it is back
+		return err
+	}
+	if !able {
+		err := k.Bury(ctx, name)
+		if err == nil {
+			k.mu.Lock()
+			k.buried[name] = true
+			k.mu.Unlock()
+			k.Logger.Warn("a controller is away, and nobody else reaches its microVMs", "controller", name)
+		}
+		return errors.Join(err, k.Leases.Release(ctx, l))
+	}
+	k.mu.Lock()
+	k.standing[name] = &grip{l, began.Add(k.TTL)}
+	k.mu.Unlock()
+	k.Logger.Warn("a controller is away: this one stands in for it", "controller", name, "by", k.Self.Name)
+	if err := k.StandIn(ctx, name); err != nil {
+		return errors.Join(fmt.Errorf("standing in for controller %q: %w", name, err), k.letGo(ctx, name, "it could not be done"))
+	}
+	return nil
+}
+
+// giveBack lets go of those who ask for their own, and of those of whom nothing is left.
+func (k *Keeper) giveBack(ctx context.Context) error {
+	names := k.standsInFor()
+	if len(names) == 0 {
+		return nil
+	}
+	claims, err := k.Leases.LeasesOf(ctx, claimPrefix)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		g, _ := k.grip(name)
+		claimed := slices.ContainsFunc(claims, func(l firerunner.Lease) bool { return l.Name == claimPrefix+name && !l.Over })
+		if claimed || g.Epoch == 0 {
+			errs = append(errs, k.letGo(ctx, name, map[bool]string{true: "it is back", false: "its lease is over"}[claimed]))
+			continue
+		}
+		left, err := k.Left(ctx, name)
+		if err == nil && !left {
+			err = k.letGo(ctx, name, "nothing of it is left")
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// letGo ends standing in for one and gives its lease up.
+func (k *Keeper) letGo(ctx context.Context, name, why string) error {
+	if err := k.GiveBack(ctx, name); err != nil {
+		return fmt.Errorf("giving controller %q back: %w", name, err) // tried again: the lease is kept until then
+	}
+	k.mu.Lock()
+	g := k.standing[name]
+	delete(k.standing, name)
+	k.mu.Unlock()
+	k.Logger.Info("no longer standing in for a controller", "controller", name, "why", why)
+	if g == nil || g.Epoch == 0 {
+		return nil
+	}
+	return k.Leases.Release(ctx, g.Lease)
+}
