@@ -39,6 +39,7 @@ type cast struct {
 	certs   []atomic.Pointer[tls.Certificate] // of each host; may be renewed
 	jobTime atomic.Int64                      // how long the job of a guest takes that boots now
 	refused atomic.Int64                      // guests that were turned away for good
+	second  int                               // port of a second daemon's guest endpoint; 0: there is none
 }
 
 // hostNoise is how one host differs: its flintlockd, and what its certificate says of its end.
@@ -149,7 +150,8 @@ func (c *cast) play(ctx context.Context, g *flintlocktest.Guest) {
 	caller := guest.Call(guest.CallerConfig{
 		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint,
 		Hello:       guest.FromGuest{Agent: "played", Kernel: "6.1"},
-		DialContext: c.dial(map[string]string{guestEndpoint: net.JoinHostPort("127.0.0.1", strconv.Itoa(c.guests))}),
+		Others:      m.Others,
+		DialContext: c.dial(c.doors()),
 		Heartbeat:   200 * time.Millisecond, Silence: 5 * time.Second, MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
 	})
 	defer caller.Close()
@@ -173,6 +175,15 @@ func (c *cast) play(ctx context.Context, g *flintlocktest.Guest) {
 		}
 	}, caller.Orders())
 	_ = caller.Flush(ctx)
+}
+
+// doors are the guest endpoints of the daemons, as guests call them.
+func (c *cast) doors() map[string]string {
+	doors := map[string]string{guestEndpoint: net.JoinHostPort("127.0.0.1", strconv.Itoa(c.guests))}
+	if c.second != 0 {
+		doors[secondEndpoint] = net.JoinHostPort("127.0.0.1", strconv.Itoa(c.second))
+	}
+	return doors
 }
 
 // dial leads to where a guest's network would.

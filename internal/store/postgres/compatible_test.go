@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/postgres"
 	"github.com/firerunner/firerunner/internal/store/storetest"
 )
@@ -17,6 +18,11 @@ import (
 func TestLeases(t *testing.T) {
 	t.Parallel()
 	storetest.ExerciseLeases(t, func(t *testing.T) storetest.Leasing { return open(t, postgres.Config{}) })
+}
+
+func TestRegistry(t *testing.T) {
+	t.Parallel()
+	storetest.ExerciseRegistry(t, func(t *testing.T) firerunner.Registry { return open(t, postgres.Config{}) })
 }
 
 var inserts = regexp.MustCompile(`(?s)INSERT INTO (\w+) \(([^)]*)\)`)

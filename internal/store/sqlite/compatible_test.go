@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/sqlite"
 	"github.com/firerunner/firerunner/internal/store/storetest"
 )
@@ -16,6 +17,11 @@ import (
 func TestLeases(t *testing.T) {
 	t.Parallel()
 	storetest.ExerciseLeases(t, func(t *testing.T) storetest.Leasing { return open(t, sqlite.Config{}) })
+}
+
+func TestRegistry(t *testing.T) {
+	t.Parallel()
+	storetest.ExerciseRegistry(t, func(t *testing.T) firerunner.Registry { return open(t, sqlite.Config{}) })
 }
 
 var inserts = regexp.MustCompile(`(?s)INSERT INTO (\w+) \(([^)]*)\)`)

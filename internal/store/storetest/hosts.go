@@ -24,7 +24,7 @@ func (s *suite) hostsOK() {
 			First: netip.MustParseAddr("10.0.0.10"), Last: netip.MustParseAddr("10.0.0.20"), Bits: 24,
 			Gateway: netip.MustParseAddr("10.0.0.1"), DNS: netip.MustParseAddr("fd00::53"),
 		},
-		SeenAt: noon(), Trouble: awkward, Lost: true,
+		SeenAt: noon(), Trouble: awkward, Lost: true, Controller: "a",
 	}
 	plain := firerunner.Host{Name: "a", Driver: "fake", Slots: 1, Draining: true}
 	s.saveHost(full)
@@ -35,7 +35,7 @@ func (s *suite) hostsOK() {
 		return got
 	}
 	require.Equal(s, []firerunner.Host{plain, full}, read(), "by name")
-	full.Draining, full.VCPUs, full.Lost, full.Trouble = true, 4, false, ""
+	full.Draining, full.VCPUs, full.Lost, full.Trouble, full.Controller = true, 4, false, "", "b"
 	full.Labels, full.Addresses = nil, firerunner.AddressPool{}
 	s.saveHost(full)
 	require.Equal(s, []firerunner.Host{plain, full}, read(), "a save replaces all of it")

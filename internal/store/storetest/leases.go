@@ -23,7 +23,7 @@ type Leasing interface {
 // and closes it.
 func ExerciseLeases(t *testing.T, open func(t *testing.T) Leasing) {
 	for name, run := range map[string]func(l *leases){
-		"OK": (*leases).ok, "Expires": (*leases).expires, "Race": (*leases).race, "Fence": (*leases).fence, "Err": (*leases).err,
+		"OK": (*leases).ok, "Expires": (*leases).expires, "Race": (*leases).race, "Fence": (*leases).fence, "Err": (*leases).err, "List": (*leases).list,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -153,6 +153,34 @@ func (l *leases) fence() {
 	require.NoError(l, err)
 	require.Len(l, events, 2)
 	require.Equal(l, "the next", events[1].Message)
+}
+
+// list: by name, of one prefix, with those that are over and without those that were released.
+func (l *leases) list() {
+	take := func(name string, ttl time.Duration) firerunner.Lease {
+		lease, mine, err := l.Acquire(l.ctx(), name, "holder", ttl)
+		require.NoError(l, err)
+		require.True(l, mine)
+		return lease
+	}
+	for _, name := range []string{"x/b", "x/", "x", "w/a", "x0"} {
+		take(name, time.Hour)
+	}
+	over, released := take("x/a", time.Millisecond), take("x/c", time.Hour)
+	require.NoError(l, l.Release(l.ctx(), released))
+	var got []firerunner.Lease
+	require.Eventually(l, func() bool {
+		var err error
+		got, err = l.LeasesOf(l.ctx(), "x/")
+		require.NoError(l, err)
+		return len(got) == 3 && got[1].Over
+	}, patience, 5*time.Millisecond)
+	require.Equal(l, []string{"x/", "x/a", "x/b"}, []string{got[0].Name, got[1].Name, got[2].Name})
+	require.Equal(l, over.Epoch, got[1].Epoch)
+	require.False(l, got[0].Over || got[2].Over)
+	got, err := l.LeasesOf(l.ctx(), "y/")
+	require.NoError(l, err)
+	require.Empty(l, got)
 }
 
 func (l *leases) err() {

@@ -182,13 +182,13 @@ func drawDemand(t *rapid.T) firerunner.Demand {
 
 func drawRunner(t *rapid.T) firerunner.Runner {
 	return firerunner.Runner{
-		ID:       fmt.Sprint("runner", rapid.IntRange(1, 6).Draw(t, "runner")),
-		Demand:   drawDemand(t),
-		State:    rapid.SampledFrom(firerunner.States()).Draw(t, "state"),
-		Desired:  rapid.SampledFrom([]firerunner.Desired{firerunner.Wanted, firerunner.Unwanted}).Draw(t, "desired"),
-		Outcome:  rapid.SampledFrom([]firerunner.Outcome{"", firerunner.Failed, firerunner.Rejected}).Draw(t, "outcome"),
-		Message:  drawText(t, "message"),
-		Host:     drawHost(t),
+		ID:      fmt.Sprint("runner", rapid.IntRange(1, 6).Draw(t, "runner")),
+		Demand:  drawDemand(t),
+		State:   rapid.SampledFrom(firerunner.States()).Draw(t, "state"),
+		Desired: rapid.SampledFrom([]firerunner.Desired{firerunner.Wanted, firerunner.Unwanted}).Draw(t, "desired"),
+		Outcome: rapid.SampledFrom([]firerunner.Outcome{"", firerunner.Failed, firerunner.Rejected}).Draw(t, "outcome"),
+		Message: drawText(t, "message"),
+		Host:    drawHost(t), Controller: rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "controller"),
 		Address:  rapid.SampledFrom([]netip.Addr{{}, {}, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}).Draw(t, "address"),
 		GitLabID: rapid.Int64Range(0, 3).Draw(t, "gitlab"), CreatedAt: drawTime(t), Deadline: drawTime(t),
 	}

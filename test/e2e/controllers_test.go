@@ -1,0 +1,182 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/flintlocktest"
+	"github.com/firerunner/firerunner/internal/gitlabtest"
+	"github.com/firerunner/firerunner/internal/store/postgres"
+	"github.com/firerunner/firerunner/internal/store/postgrestest"
+)
+
+// secondEndpoint is where guests find the second daemon.
+const secondEndpoint = "192.0.2.21:8443"
+
+// pair is two controllers on one PostgreSQL, which share the hosts of a cast.
+type pair struct {
+	*cast
+	t     *testing.T
+	both  [2]*site // of one GitLab; the first has made it
+	store *postgres.Store
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	if under.skip != "" {
+		t.Skip(under.skip)
+	}
+	p := &pair{t: t, cast: newCast(t, hostNoise{}, hostNoise{})}
+	p.second = freePort(t)
+	url := postgrestest.New(t)
+	for i, name := range []string{"a", "b"} {
+		dir, err := os.MkdirTemp("/tmp", "fr-")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+		s := &site{t: t, dir: dir, webhooks: freePort(t), metrics: freePort(t)}
+		if i == 0 {
+			s.startGitLab(options{gitlab: gitlabOfPlay})
+		} else {
+			first := p.both[0]
+			s.gitlab, s.project, s.token, s.signing = first.gitlab, first.project, first.token, first.signing
+			s.hook, err = s.gitlab.AddHook(s.project.ID, gitlabtest.Hook{
+				URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", s.webhooks), SigningToken: s.signing, JobEvents: true,
+			})
+			require.NoError(t, err)
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "database"), []byte(url), 0o600))
+		more := fmt.Sprintf("database_file: database\ncontroller: {name: %s, lease_time: 4s}\n", name)
+		s.writeConfig(4, p.fleet, more)
+		if i == 1 {
+			text := strings.NewReplacer(fmt.Sprint("port: ", p.guests), fmt.Sprint("port: ", p.second), guestEndpoint, secondEndpoint).Replace(readAll(s.configFile()))
+			require.NoError(t, os.WriteFile(s.configFile(), []byte(text), 0o600))
+		}
+		p.both[i] = s
+		s.start()
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("controller %s:\n%s", name, tail(readAll(s.logFile()), 150))
+			}
+			s.daemon.signal(syscall.SIGKILL)
+			<-s.daemon.ended
+		})
+	}
+	var err error
+	p.store, err = postgres.Open(t.Context(), postgres.Config{URL: firerunner.Secret(url), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, p.store.Close()) })
+	return p
+}
+
+// leader is the controller that has the site's lease, and the other.
+func (p *pair) leader() (leads, other *site) {
+	p.t.Helper()
+	var holder string
+	p.both[0].eventually("a controller that leads", func() bool {
+		leases, err := p.store.LeasesOf(p.t.Context(), firerunner.SiteLease)
+		require.NoError(p.t, err)
+		if len(leases) == 1 && !leases[0].Over {
+			holder = leases[0].Holder
+		}
+		return holder != ""
+	})
+	for i, s := range p.both {
+		if strings.TrimSpace(readAll(s.state("controller"))) == holder {
+			return s, p.both[1-i]
+		}
+	}
+	p.t.Fatalf("%s holds the site's lease", holder)
+	return nil, nil
+}
+
+// settle waits until nothing is left of any job, and holds the event log to what must be true of all of it.
+func (p *pair) settle() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*time.Minute)
+	defer cancel()
+	for i, h := range p.hosts {
+		require.NoError(p.t, h.Wait(ctx, func(vms []flintlocktest.VM) bool { return len(vms) == 0 }), "microVMs on h%d", i+1)
+	}
+	p.both[0].eventually("no live row", func() bool {
+		live, err := p.store.Runners(ctx, firerunner.RunnerQuery{Live: true})
+		require.NoError(p.t, err)
+		return len(live) == 0
+	})
+	for _, partition := range []string{"flintlock", "flintlock@a", "flintlock@b"} {
+		rows, err := p.store.VMs(ctx, partition)
+		require.NoError(p.t, err)
+		require.Empty(p.t, rows, "rows of the ledger of %s", partition)
+	}
+	p.both[0].eventually("no runner in GitLab", func() bool { return len(p.both[0].gitlab.Runners()) == 0 })
+}
+
+// once requires that each job was given to one runner only, and that no runner took two.
+func (p *pair) once(ids ...int64) {
+	p.t.Helper()
+	takers := map[int64]int64{}
+	for _, id := range ids {
+		j, ok := p.both[0].gitlab.Job(id)
+		require.True(p.t, ok)
+		require.Equal(p.t, gitlabtest.StatusSuccess, j.Status, "job %s: %s", j.Name, j.FailureReason)
+		require.Len(p.t, j.Handouts, 1, "job %s was given away more than once", j.Name)
+		require.Zero(p.t, takers[j.Handouts[0].RunnerID], "a runner took two jobs")
+		takers[j.Handouts[0].RunnerID] = id
+	}
+}
+
+// leaderKills is how often the leading controller is killed.
+const leaderKills = 20
+
+// TestControllers kills the leader of two controllers again and again while jobs run: each job runs once, in one microVM,
+// the next one starts within ten seconds, and nothing of any of it is left.
+func TestControllers(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.jobTime.Store(int64(20 * time.Millisecond))
+	var all []int64
+	many := p.both[0].push(ci("a: {script: ['true']}\nb: {script: ['true']}\nc: {script: ['true']}\nd: {script: ['true']}\ne: {script: ['true']}\nf: {script: ['true']}\n"))
+	all = append(all, many.JobIDs...)
+	for _, id := range many.JobIDs {
+		p.both[0].succeeded(id)
+	}
+	var slowest time.Duration
+	for n := range leaderKills {
+		p.jobTime.Store(int64(3 * time.Second))
+		long := p.both[0].only("long:\n  script: ['sleep']\n")
+		p.both[0].eventually("a job that runs", func() bool {
+			j, _ := p.both[0].gitlab.Job(long.ID)
+			return j.Status == gitlabtest.StatusRunning
+		})
+		p.jobTime.Store(int64(20 * time.Millisecond))
+		leads, _ := p.leader()
+		leads.kill()
+		killed := time.Now()
+		next := p.both[0].only("next:\n  script: ['true']\n")
+		p.both[0].succeeded(next.ID)
+		j, _ := p.both[0].gitlab.Job(next.ID)
+		slowest = max(slowest, j.StartedAt.Sub(killed))
+		require.Less(t, j.StartedAt.Sub(killed), 10*time.Second, "kill %d: the next job started late", n+1)
+		p.both[0].succeeded(long.ID)
+		all = append(all, long.ID, next.ID)
+		leads.start()
+	}
+	t.Logf("%d kills: the next job started at most %s after", leaderKills, slowest)
+	p.settle()
+	p.once(all...)
+	for _, s := range p.both {
+		s.stop()
+	}
+	controllers, err := p.store.Controllers(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, controllers, "who has ended and left nothing is forgotten")
+}
