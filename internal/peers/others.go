@@ -86,6 +86,10 @@ func (k *Keeper) relieve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	claims, err := k.claims(ctx)
+	if err != nil {
+		return err
+	}
 	gone := bearers
 	for _, l := range leases {
 		name := strings.TrimPrefix(l.Name, firerunner.ControllerLeases)
@@ -98,7 +102,7 @@ func (k *Keeper) relieve(ctx context.Context) error {
 	slices.Sort(gone)
 	var errs []error
 	for _, name := range slices.Compact(gone) {
-		if name == k.Self.Name {
+		if name == k.Self.Name || claims[name] {
 			continue
 		}
 		at := slices.IndexFunc(known, func(c firerunner.Controller) bool { return c.Name == name })
@@ -106,6 +110,21 @@ func (k *Keeper) relieve(ctx context.Context) error {
 		errs = append(errs, k.take(ctx, name, able && k.CanStandIn != nil))
 	}
 	return errors.Join(errs...)
+}
+
+// claims are the controllers that ask for their own lease.
+func (k *Keeper) claims(ctx context.Context) (map[string]bool, error) {
+	leases, err := k.Leases.LeasesOf(ctx, claimPrefix)
+	if err != nil {
+		return nil, err
+	}
+	claims := map[string]bool{}
+	for _, l := range leases {
+		if !l.Over {
+			claims[strings.TrimPrefix(l.Name, claimPrefix)] = true
+		}
+	}
+	return claims, nil
 }
 
 // take stands in for one, or buries what it was doing where we cannot.
@@ -147,16 +166,19 @@ func (k *Keeper) giveBack(ctx context.Context) error {
 	if len(names) == 0 {
 		return nil
 	}
-	claims, err := k.Leases.LeasesOf(ctx, claimPrefix)
+	claims, err := k.claims(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, name := range names {
 		g, _ := k.grip(name)
-		claimed := slices.ContainsFunc(claims, func(l firerunner.Lease) bool { return l.Name == claimPrefix+name && !l.Over })
-		if claimed || g.Epoch == 0 {
-			errs = append(errs, k.letGo(ctx, name, map[bool]string{true: "it is back", false: "its lease is over"}[claimed]))
+		switch {
+		case claims[name]:
+			errs = append(errs, k.letGo(ctx, name, "it is back"))
+			continue
+		case g.Epoch == 0:
+			errs = append(errs, k.letGo(ctx, name, "its lease is over"))
 			continue
 		}
 		left, err := k.Left(ctx, name)

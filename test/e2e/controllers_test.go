@@ -45,7 +45,7 @@ func newPair(t *testing.T) *pair {
 		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 		s := &site{t: t, dir: dir, webhooks: freePort(t), metrics: freePort(t)}
 		if i == 0 {
-			s.startGitLab(options{gitlab: gitlabOfPlay})
+			s.startGitLab(options{})
 		} else {
 			first := p.both[0]
 			s.gitlab, s.project, s.token, s.signing = first.gitlab, first.project, first.token, first.signing
@@ -134,31 +134,23 @@ func (p *pair) once(ids ...int64) {
 	}
 }
 
-// leaderKills is how often the leading controller is killed.
+// leaderKills is how often the leading controller is killed. Every fifth time it stays away until another stands in for it.
 const leaderKills = 20
 
 // TestControllers kills the leader of two controllers again and again while jobs run: each job runs once, in one microVM,
-// the next one starts within ten seconds, and nothing of any of it is left.
+// the next one starts within ten seconds, and nothing of any of it is left. Then one is suspended until it is taken for
+// dead, and one is upgraded while a job runs.
 func TestControllers(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	p.jobTime.Store(int64(20 * time.Millisecond))
-	var all []int64
-	many := p.both[0].push(ci("a: {script: ['true']}\nb: {script: ['true']}\nc: {script: ['true']}\nd: {script: ['true']}\ne: {script: ['true']}\nf: {script: ['true']}\n"))
-	all = append(all, many.JobIDs...)
-	for _, id := range many.JobIDs {
+	all := p.both[0].push(ci("a: {script: ['true']}\nb: {script: ['true']}\nc: {script: ['true']}\nd: {script: ['true']}\n")).JobIDs
+	for _, id := range all {
 		p.both[0].succeeded(id)
 	}
 	var slowest time.Duration
 	for n := range leaderKills {
-		p.jobTime.Store(int64(3 * time.Second))
-		long := p.both[0].only("long:\n  script: ['sleep']\n")
-		p.both[0].eventually("a job that runs", func() bool {
-			j, _ := p.both[0].gitlab.Job(long.ID)
-			return j.Status == gitlabtest.StatusRunning
-		})
-		p.jobTime.Store(int64(20 * time.Millisecond))
 		leads, _ := p.leader()
+		long := p.long(3 * time.Second)
 		leads.kill()
 		killed := time.Now()
 		next := p.both[0].only("next:\n  script: ['true']\n")
@@ -166,11 +158,15 @@ func TestControllers(t *testing.T) {
 		j, _ := p.both[0].gitlab.Job(next.ID)
 		slowest = max(slowest, j.StartedAt.Sub(killed))
 		require.Less(t, j.StartedAt.Sub(killed), 10*time.Second, "kill %d: the next job started late", n+1)
-		p.both[0].succeeded(long.ID)
-		all = append(all, long.ID, next.ID)
+		p.both[0].succeeded(long)
+		all = append(all, long, next.ID)
+		if n%5 == 4 {
+			p.settle()
+		}
 		leads.start()
 	}
 	t.Logf("%d kills: the next job started at most %s after", leaderKills, slowest)
+	all = append(all, p.suspended(), p.upgraded())
 	p.settle()
 	p.once(all...)
 	for _, s := range p.both {
@@ -179,4 +175,72 @@ func TestControllers(t *testing.T) {
 	controllers, err := p.store.Controllers(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, controllers, "who has ended and left nothing is forgotten")
+}
+
+// long starts a job of that length and waits until it runs.
+func (p *pair) long(takes time.Duration) (id int64) {
+	p.t.Helper()
+	p.jobTime.Store(int64(takes))
+	id = p.both[0].only("long:\n  script: ['sleep']\n").ID
+	p.both[0].eventually("a job that runs", func() bool {
+		j, _ := p.both[0].gitlab.Job(id)
+		return j.Status == gitlabtest.StatusRunning
+	})
+	p.jobTime.Store(int64(20 * time.Millisecond))
+	return id
+}
+
+// suspended stops a process as a hypervisor does, until the other has taken its leases. When it goes on it writes nothing
+// any more, and ends.
+func (p *pair) suspended() (job int64) {
+	p.t.Helper()
+	leads, other := p.leader()
+	job = p.long(3 * time.Second)
+	leads.daemon.signal(syscall.SIGSTOP)
+	p.both[0].succeeded(job)
+	other.eventually("another leader", func() bool {
+		leases, err := p.store.LeasesOf(p.t.Context(), firerunner.SiteLease)
+		require.NoError(p.t, err)
+		return len(leases) == 1 && leases[0].Holder == strings.TrimSpace(readAll(other.state("controller")))
+	})
+	other.eventually("nothing left of the suspended one", func() bool {
+		live, err := p.store.Runners(p.t.Context(), firerunner.RunnerQuery{Live: true})
+		require.NoError(p.t, err)
+		return len(live) == 0
+	})
+	leads.daemon.signal(syscall.SIGCONT)
+	_, ended := leads.daemon.wait(30 * time.Second)
+	if !ended { // nobody had to stand in for it, because nothing of it was there: then it goes on
+		leases, err := p.store.LeasesOf(p.t.Context(), firerunner.ControllerLeases)
+		require.NoError(p.t, err)
+		require.Len(p.t, leases, 2)
+		return job
+	}
+	require.Contains(p.t, readAll(leads.logFile()), "was taken for dead")
+	leads.start()
+	return job
+}
+
+// upgraded ends the controller whose microVM has a job with SIGTERM: it ends at once, the other goes on with the job, and
+// the next version comes up beside it.
+func (p *pair) upgraded() (job int64) {
+	p.t.Helper()
+	job = p.long(8 * time.Second)
+	runner := func() firerunner.Runner {
+		live, err := p.store.Runners(p.t.Context(), firerunner.RunnerQuery{Live: true})
+		require.NoError(p.t, err)
+		require.Len(p.t, live, 1)
+		return live[0]
+	}
+	has := p.both[0]
+	if runner().Controller == "b" {
+		has = p.both[1]
+	}
+	began := time.Now()
+	has.stop()
+	require.Less(p.t, time.Since(began), 5*time.Second, "it hands its runners over and waits for none")
+	require.Equal(p.t, firerunner.Running, runner().State)
+	has.start()
+	p.both[0].succeeded(job)
+	return job
 }

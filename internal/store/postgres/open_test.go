@@ -129,9 +129,9 @@ func TestSessions(t *testing.T) {
 	const ask = `select string_agg(name || '=' || setting, ' ' order by name) from pg_settings where name in
 		('synchronous_commit', 'statement_timeout', 'idle_in_transaction_session_timeout', 'tcp_keepalives_idle', 'client_connection_check_interval')`
 	require.NoError(t, store.Pool().QueryRow(ctx, ask).Scan(&settings))
-	require.Equal(t, "client_connection_check_interval=5000 idle_in_transaction_session_timeout=15000 statement_timeout=0 synchronous_commit=off tcp_keepalives_idle=10", settings)
+	require.Equal(t, "client_connection_check_interval=5000 idle_in_transaction_session_timeout=5000 statement_timeout=0 synchronous_commit=off tcp_keepalives_idle=10", settings)
 	require.NoError(t, postgres.QueryWriter(ctx, store, ask, &settings))
-	require.Equal(t, "client_connection_check_interval=5000 idle_in_transaction_session_timeout=15000 statement_timeout=20000 synchronous_commit=on tcp_keepalives_idle=10", settings)
+	require.Equal(t, "client_connection_check_interval=5000 idle_in_transaction_session_timeout=5000 statement_timeout=20000 synchronous_commit=on tcp_keepalives_idle=10", settings)
 }
 
 // TestEventsOfOthersInOrder: also who appends without the store waits for those that append with it.

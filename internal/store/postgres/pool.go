@@ -22,7 +22,7 @@ const (
 	// statementTimeout ends a statement of a writer: all of them take milliseconds, and everybody waits for them.
 	statementTimeout = 20 * time.Second
 	// idleTimeout ends a transaction whose process has stopped in the middle, so that its lock does not stop all others.
-	idleTimeout = 15 * time.Second
+	idleTimeout = 5 * time.Second
 )
 
 // everySession is what each connection asks of the server: to notice within half a minute that we are gone, also when
