@@ -26,8 +26,10 @@ type Config struct {
 	Image func(ctx context.Context, name string) (firerunner.Image, error)
 	// Installation marks what is ours in GitLab and on hosts. It never changes for one store.
 	Installation string
-	Profiles     []firerunner.Profile
-	Deadlines    firerunner.Deadlines
+	// LocalHost is the one host whose microVMs the driver has; empty: it has those of all hosts.
+	LocalHost string
+	Profiles  []firerunner.Profile
+	Deadlines firerunner.Deadlines
 
 	// Controller is our name: the runners that bear it are ours to move. Empty: that of a site's only controller.
 	Controller string

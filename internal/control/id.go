@@ -27,6 +27,23 @@ func idEncoding() *base32.Encoding {
 	return base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 }
 
+// bornAt is when newID made an ID; the zero time for what newID cannot have made before now. The 34 years of its clock
+// are those before now.
+func bornAt(id string, now time.Time) time.Time {
+	b, err := idEncoding().DecodeString(id)
+	if err != nil || len(b) != 10 {
+		return time.Time{}
+	}
+	var ms [8]byte
+	copy(ms[3:], b[:5])
+	const wraps = 1 << 40
+	ago := (now.UnixMilli()%wraps - int64(binary.BigEndian.Uint64(ms[:])) + wraps) % wraps
+	if ago > wraps/2 { // a clock that is a little behind
+		return now
+	}
+	return now.Add(-time.Duration(ago) * time.Millisecond)
+}
+
 // marker begins the description of every runner that this installation makes in GitLab.
 func (c *Control) marker() string { return fmt.Sprintf("firerunner %s ", c.Installation) }
 

@@ -160,7 +160,7 @@ func (c *Control) clearHost(ctx context.Context, name string) (kept []string, er
 	ctx, cancel := context.WithTimeout(ctx, c.CallTimeout)
 	defer cancel()
 	var own error
-	err = c.reapWhere(ctx, func(vm firerunner.MicroVM) bool { return vm.Host == name })
+	_, err = c.reapVMs(ctx, ReapOptions{}, func(vm firerunner.MicroVM) bool { return vm.Host == name })
 	if firerunner.CodeOf(err) != firerunner.Unavailable { // another host that does not answer hinders this one in nothing
 		own = err
 	}

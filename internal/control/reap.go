@@ -2,10 +2,8 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/firerunner/firerunner"
@@ -65,75 +63,10 @@ func (c *Control) catchUp(ctx context.Context, ch *change, id string) error {
 	return ch.SaveRunner(ctx, &r)
 }
 
-// reap removes what nobody owns: microVMs without a live row, and runners in GitLab that carry our marker but belong to
-// no live row. It never touches what is not marked as ours.
+// reap puts together again what belongs together, both ways: see ReapOnce. It never touches what is not marked as ours.
 func (c *Control) reap(ctx context.Context) error {
-	return errors.Join(c.reapVMs(ctx), c.leading(c.reapCredentials)(ctx))
-}
-
-func (c *Control) reapVMs(ctx context.Context) error {
-	silent, err := c.lostHosts(ctx)
-	if err != nil {
-		return err
-	}
-	return c.reapWhere(ctx, func(vm firerunner.MicroVM) bool { return !silent[vm.Host] })
-}
-
-// reapWhere removes microVMs without a live row. A driver of many hosts lists those that answer beside its error.
-func (c *Control) reapWhere(ctx context.Context, which func(firerunner.MicroVM) bool) error {
-	vms, err := c.Driver.List(ctx) // before the rows: a microVM that is made meanwhile has its row already
-	errs := []error{wrap(err, "listing microVMs")}
-	owned, err := c.owned(ctx)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	for _, vm := range vms {
-		if owned[vm.ID] || !which(vm) {
-			continue
-		}
-		if err := c.Driver.Destroy(ctx, vm.ID); err != nil {
-			errs = append(errs, fmt.Errorf("reaping microVM %s: %w", vm.ID, err))
-			continue
-		}
-		errs = append(errs, c.reaped(ctx, vm.ID, "a microVM without a live runner"))
-	}
-	return errors.Join(errs...)
-}
-
-func (c *Control) reapCredentials(ctx context.Context) error {
-	projects, err := c.Store.Projects(ctx, c.Now().Add(-c.SweepWindow))
-	if err != nil {
-		return fmt.Errorf("listing projects: %w", err)
-	}
-	var errs []error
-	for _, p := range projects {
-		callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
-		found, err := c.GitLab.FindRunners(callCtx, p.ID, c.marker())
-		cancel()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("listing our runners of project %d in GitLab: %w", p.ID, err))
-			continue
-		}
-		owned, err := c.owned(ctx) // after the list: one that was made meanwhile is not in it
-		if err != nil {
-			return err
-		}
-		for _, g := range found {
-			id := strings.TrimPrefix(g.Description, c.marker())
-			if owned[id] {
-				continue
-			}
-			callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
-			err := c.GitLab.DeleteRunner(callCtx, g.ID)
-			cancel()
-			if err != nil {
-				errs = append(errs, fmt.Errorf("reaping GitLab runner %d: %w", g.ID, err))
-				continue
-			}
-			errs = append(errs, c.reaped(ctx, id, fmt.Sprintf("runner %d in GitLab without a live runner here", g.ID)))
-		}
-	}
-	return errors.Join(errs...)
+	_, err := c.ReapOnce(ctx, ReapOptions{HostsOnly: !c.leads()})
+	return err
 }
 
 // owned returns the IDs of live runners.

@@ -125,7 +125,7 @@ func TestReapAgain(t *testing.T) {
 	h.nothingLeft()
 	h.gitlab.CreateRunner(gitlabtest.Runner{Type: "project_type", ProjectIDs: []int64{h.project.ID}, Description: "firerunner inst1 stray", Tags: []string{"x"}})
 	for _, fault := range []gitlabtest.Fault{
-		{Method: http.MethodDelete, Path: "/api/v4/runners/*"}, {Method: http.MethodGet, Path: "/api/v4/projects/*/runners"},
+		{Method: http.MethodDelete, Path: "/api/v4/runners/*"}, {Method: http.MethodGet, Path: "/api/v4/runners"},
 	} {
 		fault.Action, fault.Status = gitlabtest.FaultStatus, http.StatusInternalServerError
 		_, err := h.gitlab.AddFault(fault)

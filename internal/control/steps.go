@@ -18,12 +18,15 @@ func (c *Control) Steps() map[firerunner.StepKind]firerunner.StepFunc {
 	}
 }
 
+// rateLimited is what an error of GitLab can say besides: how long to leave it alone; 0: it did not say.
+type rateLimited interface{ RetryAfter() time.Duration }
+
 // patient turns an error that says when to come back (GitLab's rate limit) into Later, and a lost race for a row into
 // an early second look: neither is a failure.
 func patient(do firerunner.StepFunc) firerunner.StepFunc {
 	return func(ctx context.Context, s firerunner.Step) error {
 		err := do(ctx, s)
-		var limited interface{ RetryAfter() time.Duration }
+		var limited rateLimited
 		switch {
 		case errors.As(err, &limited):
 			return firerunner.Later(max(limited.RetryAfter(), time.Second), "GitLab's rate limit")
