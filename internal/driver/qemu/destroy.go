@@ -30,7 +30,7 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 	defer release()
 	d.step("destroy: locked")
 	if !d.vms.exists(id) && !d.cgroups.exists(id) {
-		return nil
+		return d.endStrays(ctx, id)
 	}
 	if err := d.erase(ctx, id); err != nil {
 		return err

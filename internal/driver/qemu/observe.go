@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -52,6 +53,14 @@ func (d *Driver) List(ctx context.Context) ([]firerunner.MicroVM, error) {
 	}
 	// One may have gone while we asked the others.
 	vms = slices.DeleteFunc(vms, func(vm firerunner.MicroVM) bool { return !d.vms.exists(vm.ID) && !d.cgroups.exists(vm.ID) })
+	strays, err := d.strays()
+	if err != nil {
+		return nil, firerunner.Errorf(firerunner.Unavailable, "qemu: listing microVMs: %w", err)
+	}
+	for _, id := range strays {
+		vms = append(vms, firerunner.MicroVM{ID: id, Host: d.cfg.Host})
+	}
+	slices.SortFunc(vms, func(a, b firerunner.MicroVM) int { return strings.Compare(a.ID, b.ID) })
 	return vms, nil
 }
 
