@@ -166,7 +166,7 @@ func (d *daemon) newControl(driver firerunner.Driver, controller string) (*contr
 		return nil, err
 	}
 	return control.New(control.Config{
-		Store: d.store, GitLab: d.gitlab, Driver: driver, Image: d.image, Installation: d.installation,
+		Store: d.store, GitLab: d.gitlab, Driver: driver, Image: d.image, Installation: d.installation, LocalHost: localHost(d.cfg.Config),
 		Controller: controller, StandsIn: controller != d.controllerName(), Peers: d.peersOf(controller),
 		Profiles: d.cfg.ProfileList(), Deadlines: d.cfg.Deadlines,
 		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: d.cfg.VM.JobLogKiB,

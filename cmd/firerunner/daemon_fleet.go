@@ -50,7 +50,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 // guests call us in either case, and know of the other controllers.
 func (d *daemon) fleetDriver(ctx context.Context, controller string) (*flintlock.Driver, error) {
 	return flintlock.New(ctx, flintlock.Config{
-		Name: d.cfg.Driver, Namespace: d.namespace(controller), Partition: d.partition(controller), Hosts: fleet(d.hosts.Load()), Ledger: d.store,
+		Name: d.cfg.Driver, Namespace: namespaceOf(d.installation, controller), Partition: partitionOf(d.cfg.Config, controller), Hosts: fleet(d.hosts.Load()), Ledger: d.store,
 		GuestURL: d.cfg.Guest.Endpoint(), GuestFingerprint: d.fingerprint, Others: d.otherDoors,
 		Outside: provisioner(d.log).Outside, AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
 		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),

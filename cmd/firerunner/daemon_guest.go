@@ -71,19 +71,8 @@ func readCA(path string) (string, error) {
 // installationID is this installation's mark on everything that it makes elsewhere. It is made once and kept in the
 // state folder, because without it what an earlier process left could not be told from what is somebody else's.
 func installationID(stateDir string) (string, error) {
-	path := filepath.Join(stateDir, "installation")
-	read := func() (string, error) {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return "", err
-		}
-		id := strings.TrimSpace(string(data))
-		if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(id) {
-			return "", firerunner.Errorf(firerunner.Invalid, "%s does not hold 12 hexadecimal digits", path).
-				WithHint("restore the file; if that is not possible, delete it, and the runners named firerunner in GitLab")
-		}
-		return id, nil
-	}
+	path := installationFile(stateDir)
+	read := func() (string, error) { return readInstallation(path) }
 	if id, err := read(); !errors.Is(err, os.ErrNotExist) {
 		return id, err
 	}
@@ -104,4 +93,20 @@ func installationID(stateDir string) (string, error) {
 		return "", firerunner.Errorf(firerunner.Unavailable, "writing the installation's mark: %w", err)
 	}
 	return read()
+}
+
+func installationFile(stateDir string) string { return filepath.Join(stateDir, "installation") }
+
+// readInstallation reads the mark; os.ErrNotExist where there is none yet.
+func readInstallation(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	id := strings.TrimSpace(string(data))
+	if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(id) {
+		return "", firerunner.Errorf(firerunner.Invalid, "%s does not hold 12 hexadecimal digits", path).
+			WithHint("restore the file; if that is not possible, delete it, and the runners named firerunner in GitLab")
+	}
+	return id, nil
 }

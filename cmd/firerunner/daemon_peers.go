@@ -109,13 +109,7 @@ func machineName() string {
 	return name
 }
 
-// controllerName is our name in rows; on SQLite there is one controller, and it has none.
-func (d *daemon) controllerName() string {
-	if d.keeper == nil {
-		return ""
-	}
-	return d.keeper.Self.Name
-}
+func (d *daemon) controllerName() string { return controllerNameOf(d.cfg.Config) }
 
 // peersOf is what a Control that acts for a controller knows of the others.
 func (d *daemon) peersOf(controller string) control.Peers {
@@ -149,7 +143,7 @@ func (d *daemon) left(ctx context.Context, controller string) (bool, error) {
 	if err != nil || slices.Contains(names, controller) {
 		return true, err
 	}
-	vms, err := d.store.VMs(ctx, d.partition(controller))
+	vms, err := d.store.VMs(ctx, partitionOf(d.cfg.Config, controller))
 	return len(vms) > 0, err
 }
 
@@ -158,20 +152,28 @@ func (d *daemon) bury(ctx context.Context, controller string) error {
 	return d.queue.TakeBack(ctx, controller)
 }
 
-// partition is a controller's part of the ledger, and namespace its microVMs on hosts. They are apart, so that no
-// controller sees those of another as left behind.
-func (d *daemon) partition(controller string) string {
-	if controller == "" {
-		return d.cfg.Driver
+// controllerNameOf is our name in rows: on SQLite there is one controller, and it has none.
+func controllerNameOf(cfg *config.Config) string {
+	if cfg.SQLitePath() != "" {
+		return ""
 	}
-	return d.cfg.Driver + "@" + controller
+	return cfg.Controller.Name
 }
 
-func (d *daemon) namespace(controller string) string {
+// partitionOf is a controller's part of the ledger, and namespaceOf its microVMs on hosts. They are apart, so that no
+// controller sees those of another as left behind.
+func partitionOf(cfg *config.Config, controller string) string {
 	if controller == "" {
-		return "fr-" + d.installation
+		return cfg.Driver
 	}
-	return "fr-" + d.installation + "-" + controller
+	return cfg.Driver + "@" + controller
+}
+
+func namespaceOf(installation, controller string) string {
+	if controller == "" {
+		return "fr-" + installation
+	}
+	return "fr-" + installation + "-" + controller
 }
 
 // standIn is all that acts for a controller that is away.

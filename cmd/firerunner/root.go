@@ -26,6 +26,7 @@ func commands() []func(*app) *cobra.Command {
 		newServeCommand,
 		newHostsCommand,
 		newHooksCommand,
+		newReapCommand,
 		newDBCommand,
 		newConfigCommand,
 		newVersionCommand,

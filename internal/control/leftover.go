@@ -36,6 +36,8 @@ type ReapOptions struct {
 	Grace  time.Duration // what is younger is left alone
 	// HostsOnly leaves GitLab alone: another controller of the site looks there.
 	HostsOnly bool
+	// GitLabOnly leaves hosts alone: for a driver whose microVMs only the daemon sees.
+	GitLabOnly bool
 }
 
 // young reports whether something is too young to be judged.
@@ -48,7 +50,11 @@ func (o ReapOptions) young(born, now time.Time) bool {
 // the same store, because each row is written before what it owns, is read after what was found, and is read again
 // before anything is removed. What was found is returned beside the error.
 func (c *Control) ReapOnce(ctx context.Context, o ReapOptions) ([]Leftover, error) {
-	here, hereErr := c.reapHosts(ctx, o)
+	var here []Leftover
+	var hereErr error
+	if !o.GitLabOnly {
+		here, hereErr = c.reapHosts(ctx, o)
+	}
 	if o.HostsOnly {
 		return here, hereErr
 	}

@@ -53,6 +53,10 @@ type Config struct {
 	CallsAtOnce      int           // to one host; 0 = 8
 	ConsoleBytes     int           // most that is kept of one guest's console; 0 = 256 KiB
 
+	// Beside makes a driver that works beside another process's on the same ledger: it lists and destroys what it is told
+	// to, and ends nothing by itself, because only the other one knows whose guest is about to call.
+	Beside bool
+
 	Now    func() time.Time // nil = time.Now
 	Logger *slog.Logger     // nil = slog.Default
 }
@@ -152,6 +156,7 @@ func (c Config) check() error {
 		return firerunner.Errorf(firerunner.Invalid, "flintlock: a ledger is needed")
 	case !nameForm.MatchString(c.Namespace):
 		return firerunner.Errorf(firerunner.Invalid, "flintlock: namespace %.40q is not 1 to 31 of a-z, 0-9 and -", c.Namespace)
+	case c.Beside: // it makes none, so no guest will call
 	case !isHostPort(c.GuestURL):
 		return firerunner.Errorf(firerunner.Invalid, "flintlock: the guest endpoint %.80q is not host:port", c.GuestURL).
 			WithHint("set it to an address of this machine that guests reach from their bridge")

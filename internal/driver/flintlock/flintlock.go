@@ -76,7 +76,9 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		d.end()
 		return nil, err
 	}
-	d.loops.Go(d.clock)
+	if !cfg.Beside {
+		d.loops.Go(d.clock)
+	}
 	return d, nil
 }
 
@@ -140,6 +142,10 @@ func (d *Driver) SetHosts(hosts []Host) error {
 		var living context.Context
 		living, w.stop = context.WithCancel(d.life)
 		next[host.Name] = w
+		if d.cfg.Beside {
+			close(w.done)
+			continue
+		}
 		go func() {
 			defer close(w.done)
 			d.watch(living, w.daemon)

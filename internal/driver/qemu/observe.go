@@ -44,6 +44,7 @@ func (d *Driver) List(ctx context.Context) ([]firerunner.MicroVM, error) {
 	for i, id := range ids {
 		asks.Go(func() error {
 			rec, _ := d.vms.readRecord(id)
+			rec.Host = or(rec.Host, d.cfg.Host) // where a crash left it without a record
 			vms[i] = rec.microVM(d.alive(asking, rec))
 			return asking.Err()
 		})
