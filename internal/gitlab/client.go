@@ -47,6 +47,7 @@ type Config struct {
 type Client struct {
 	api      *gl.Client
 	http     *http.Client
+	quotas   *quotas
 	base     *url.URL
 	token    TokenSource
 	timeout  time.Duration
@@ -75,6 +76,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		http:     &http.Client{Transport: transport, CheckRedirect: checkRedirect},
+		quotas:   &transport.quotas,
 		base:     base,
 		token:    cfg.Token,
 		timeout:  cfg.Timeout,

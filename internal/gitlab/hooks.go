@@ -3,22 +3,22 @@ package gitlab
 import (
 	"context"
 	"fmt"
-	"time"
+	"strconv"
 
 	gl "gitlab.com/gitlab-org/api/client-go/v2"
+
+	"github.com/firerunner/firerunner"
 )
 
-// Hook is a project's webhook as GitLab lists it. A group's hooks are not among them.
-type Hook struct {
-	ID            int64
-	URL           string
-	JobEvents     bool
-	Token         bool      // it sends X-Gitlab-Token; false too where GitLab is too old to say
-	Signed        bool      // it signs; false too where GitLab is too old to say
-	Template      bool      // its body is a template of the project's own
-	AlertStatus   string    // executable, temporarily_disabled, disabled
-	DisabledUntil time.Time // zero: it is not, or for good
+var _ firerunner.WebhookLister = (*Client)(nil)
+
+// Webhooks is Hooks by a project's id. See firerunner.WebhookLister.
+func (c *Client) Webhooks(ctx context.Context, projectID int64) ([]firerunner.Webhook, error) {
+	return c.Hooks(ctx, strconv.FormatInt(projectID, 10))
 }
+
+// Hook is a project's webhook as GitLab lists it. A group's hooks are not among them.
+type Hook = firerunner.Webhook
 
 // Hooks returns the webhooks of a project (an id or a full path). Only a maintainer of it may ask: Unauthorized
 // (https://docs.gitlab.com/api/project_webhooks/#list-webhooks-for-a-project).

@@ -41,6 +41,7 @@ type transport struct {
 	observe func(op string, code int, took time.Duration)
 	now     func() time.Time
 	most    int64 // bytes of an answer
+	quotas  quotas
 }
 
 func newTransport(cfg Config, base *url.URL) (*transport, error) {
@@ -112,6 +113,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	t.observe(op, resp.StatusCode, t.now().Sub(began))
+	t.quotas.note(resp, t.now())
 	resp.Header.Del("Link") // we page by X-Next-Page; client-go panics on a Link header without "="
 	if resp.StatusCode >= 300 {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, mostErrorBytes))
