@@ -18,6 +18,7 @@ const (
 	EventJobRefused EventKind = "job.refused"     // it cannot be had; Reason and Message say why
 	EventReaped     EventKind = "vm.reaped"       // something without an owner was removed
 	EventHost       EventKind = "host"            // a host came, drains, is in trouble, was lost, is back: Message
+	EventWebhook    EventKind = "webhook"         // a project's webhook does not do its work, Reason and Message say why; or does again
 	EventDaemon     EventKind = "daemon"          // start, stop, adoption
 )
 

@@ -148,6 +148,10 @@ func (d *daemon) openControl(ctx context.Context) error {
 	if d.control, err = d.newControl(d.driver, d.controllerName()); err != nil {
 		return err
 	}
+	d.metrics.Sweep(func() telemetry.SweepState {
+		s := d.control.SweepState()
+		return telemetry.SweepState{Active: s.Active, Idle: s.Idle, PerMinute: s.PerMinute, Requests: s.Requests, Trouble: s.Trouble}
+	})
 	d.queue, err = d.store.queue(queue.Config{
 		Steps: d.steps(), Concurrency: min(d.cfg.TotalSlots(), mostSteps) + spareSteps, Sole: d.keeper == nil,
 		Controller: d.controllerName(), Logger: d.log,
@@ -171,7 +175,9 @@ func (d *daemon) newControl(driver firerunner.Driver, controller string) (*contr
 		Profiles: d.cfg.ProfileList(), Deadlines: d.cfg.Deadlines,
 		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: d.cfg.VM.JobLogKiB,
 		QueueSize: d.cfg.Scheduler.QueueSize, SweepInterval: d.cfg.Sweep.Interval, SweepProjects: d.swept,
-		SweepWindow: d.cfg.Sweep.ProjectWindow, CallTimeout: d.cfg.GitLab.RequestTimeout, Logger: d.log,
+		SweepWindow: d.cfg.Sweep.ProjectWindow, SweepPerMinute: d.cfg.Sweep.RequestsPerMinute, ActiveWindow: d.cfg.Sweep.ActiveWindow,
+		IdleInterval: d.cfg.Sweep.IdleInterval, Discover: d.cfg.Sweep.Discover, DiscoverInterval: d.cfg.Sweep.DiscoverInterval,
+		WebhookTrouble: webhookTrouble(d.cfg.Config), WebhookInterval: d.cfg.Sweep.WebhookInterval, CallTimeout: d.cfg.GitLab.RequestTimeout, Logger: d.log,
 		Fit: d.fit(), HoldAfter: d.cfg.Scheduler.HoldAfter, HostProbeInterval: d.cfg.Flintlock.ProbeInterval,
 		HostProbeTimeout: d.cfg.Flintlock.ProbeTimeout, HostLostAfter: d.cfg.Flintlock.LostAfter,
 	})

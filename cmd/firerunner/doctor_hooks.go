@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
+	"github.com/firerunner/firerunner/internal/control"
 	"github.com/firerunner/firerunner/internal/gitlab"
 )
 
@@ -60,28 +62,66 @@ func (e *examination) ours(project string, hooks []gitlab.Hook) []finding {
 	var found []finding
 	for _, h := range hooks {
 		f := finding{Verdict: good, Found: fmt.Sprintf("%s: webhook %d leads here", project, h.ID)}
-		spoil := func(v verdict, what, remedy string) {
-			f = finding{Verdict: v, Found: fmt.Sprintf("%s: webhook %d %s", project, h.ID, what), Remedy: remedy}
-		}
-		// The first that holds is told: it hides the others.
-		switch {
-		case !h.JobEvents:
-			spoil(fail, "leads here, but without job events", "tick Job events on its page, and nothing else")
-		case h.AlertStatus == "disabled":
-			spoil(fail, "was switched off by GitLab, because it failed too often", "look at Recent events on its page, correct what they say, and send a test from there")
-		case h.AlertStatus == "temporarily_disabled":
-			spoil(fail, "is switched off by GitLab until "+h.DisabledUntil.UTC().Format(time.RFC3339)+", because it failed",
-				"look at Recent events on its page, correct what they say, and send a test from there")
-		case h.Template:
-			spoil(fail, "has a template of its own for the body", "leave the custom webhook template empty")
-		case e.cfg.GitLab.SigningToken != "" && !h.Signed:
-			spoil(warn, "seems not to sign what it sends, and gitlab.signing_token refuses what is not signed", "give it the signing token (GitLab 19.0 or newer)")
-		case e.cfg.GitLab.SigningToken == "" && e.cfg.GitLab.WebhookSecret != "" && !h.Token:
-			spoil(warn, "seems to send no secret token, and gitlab.webhook_secret asks for one", "give it the secret token")
+		if flaw := e.flaw(h); flaw.word != "" {
+			f = finding{Verdict: flaw.verdict, Found: fmt.Sprintf("%s: webhook %d %s", project, h.ID, flaw.what), Remedy: flaw.remedy}
 		}
 		found = append(found, f)
 	}
 	return found
+}
+
+// flaw is what is wrong with a webhook that leads here; no word: nothing is.
+type flaw struct {
+	word         firerunner.Reason
+	verdict      verdict
+	what, remedy string
+}
+
+// flaw looks at one. The first that holds is told: it hides the others.
+func (e *examination) flaw(h gitlab.Hook) flaw {
+	switch {
+	case !h.JobEvents:
+		return flaw{"no_job_events", fail, "leads here, but without job events", "tick Job events on its page, and nothing else"}
+	case h.AlertStatus == "disabled":
+		return flaw{"disabled", fail, "was switched off by GitLab, because it failed too often", "look at Recent events on its page, correct what they say, and send a test from there"}
+	case h.AlertStatus == "temporarily_disabled":
+		return flaw{
+			"temporarily_disabled", fail, "is switched off by GitLab until " + h.DisabledUntil.UTC().Format(time.RFC3339) + ", because it failed",
+			"look at Recent events on its page, correct what they say, and send a test from there",
+		}
+	case h.Template:
+		return flaw{"template", fail, "has a template of its own for the body", "leave the custom webhook template empty"}
+	case e.cfg.GitLab.SigningToken != "" && !h.Signed:
+		return flaw{"unsigned", warn, "seems not to sign what it sends, and gitlab.signing_token refuses what is not signed", "give it the signing token (GitLab 19.0 or newer)"}
+	case e.cfg.GitLab.SigningToken == "" && e.cfg.GitLab.WebhookSecret != "" && !h.Token:
+		return flaw{"no_token", warn, "seems to send no secret token, and gitlab.webhook_secret asks for one", "give it the secret token"}
+	}
+	return flaw{}
+}
+
+// webhookTrouble is how the daemon judges a project's webhooks: one that does its work is enough. What only seems to be
+// wrong is left to doctor, which somebody asked.
+func webhookTrouble(cfg *config.Config) func([]firerunner.Webhook) control.WebhookTrouble {
+	e := &examination{cfg: cfg}
+	return func(all []firerunner.Webhook) control.WebhookTrouble {
+		trouble := control.WebhookTrouble{
+			Word: "missing", What: "no webhook of the project leads to " + e.hookURL() + "; its jobs wait for the sweep",
+			Remedy: `"firerunner hooks ensure" makes one; a webhook of its group, which cannot be seen here, does as well`,
+		}
+		for _, h := range all {
+			if !e.leadsHere(h.URL) {
+				continue
+			}
+			flaw := e.flaw(h)
+			if flaw.word == "" || flaw.verdict != fail {
+				return control.WebhookTrouble{}
+			}
+			trouble = control.WebhookTrouble{
+				Word: flaw.word, What: fmt.Sprintf("webhook %d %s", h.ID, flaw.what), Remedy: flaw.remedy + `, or run "firerunner hooks ensure"`,
+			}
+		}
+		return trouble
+	}
 }
 
 // hookURL is where hooks should lead, for people.

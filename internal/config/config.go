@@ -160,8 +160,16 @@ type Controller struct {
 
 // Sweep is the periodic look at pending jobs, which finds what hooks missed.
 type Sweep struct {
-	Interval      time.Duration `yaml:"interval"`
+	Interval      time.Duration `yaml:"interval"`       // for active projects
 	ProjectWindow time.Duration `yaml:"project_window"` // projects are swept this long after they last showed a job
+	// RequestsPerMinute is how many requests to GitLab may be made that are not for a job or runner that somebody waits for;
+	// GitLab's own limits make it less.
+	RequestsPerMinute int           `yaml:"requests_per_minute"`
+	ActiveWindow      time.Duration `yaml:"active_window"` // a project that showed a job within it is active
+	IdleInterval      time.Duration `yaml:"idle_interval"` // for those that are not
+	Discover          bool          `yaml:"discover"`      // sweep all projects of which the token's user is a maintainer
+	DiscoverInterval  time.Duration `yaml:"discover_interval"`
+	WebhookInterval   time.Duration `yaml:"webhook_interval"` // how often the webhooks of active projects are looked at
 }
 
 // Image is where images are kept and what "firerunner image build" puts into them.

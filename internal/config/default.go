@@ -34,7 +34,10 @@ func Default() Config {
 		Scheduler:     Scheduler{QueueSize: 1000, OvercommitCPU: 2, HoldAfter: 5 * time.Minute},
 		Controller:    Controller{LeaseTime: 5 * time.Second},
 		Deadlines:     firerunner.DefaultDeadlines(),
-		Sweep:         Sweep{Interval: time.Minute, ProjectWindow: 7 * 24 * time.Hour},
+		Sweep: Sweep{
+			Interval: time.Minute, ProjectWindow: 7 * 24 * time.Hour, RequestsPerMinute: 300, ActiveWindow: time.Hour,
+			IdleInterval: 10 * time.Minute, Discover: true, DiscoverInterval: 10 * time.Minute, WebhookInterval: 10 * time.Minute,
+		},
 		Image:         Image{Suite: "bookworm"},
 		Log:           Log{Level: "info", Format: "text"},
 		Driver:        "qemu",

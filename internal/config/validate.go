@@ -162,6 +162,10 @@ func (k *checker) durations() {
 		{"scheduler.hold_after", k.Scheduler.HoldAfter, time.Second, day},
 		{"sweep.interval", k.Sweep.Interval, 100 * time.Millisecond, day},
 		{"sweep.project_window", k.Sweep.ProjectWindow, time.Minute, 365 * day},
+		{"sweep.active_window", k.Sweep.ActiveWindow, time.Second, 365 * day},
+		{"sweep.idle_interval", k.Sweep.IdleInterval, 100 * time.Millisecond, day},
+		{"sweep.discover_interval", k.Sweep.DiscoverInterval, time.Second, day},
+		{"sweep.webhook_interval", k.Sweep.WebhookInterval, time.Second, 30 * day},
 		{"shutdown_grace", k.ShutdownGrace, 0, 30 * day},
 	} {
 		if t.value < t.least || t.value > t.most {
@@ -171,6 +175,7 @@ func (k *checker) durations() {
 }
 
 func (k *checker) rest() {
+	k.between("sweep.requests_per_minute", k.Sweep.RequestsPerMinute, 1, 100_000)
 	k.oneOf("driver", k.Driver, "qemu", DriverFlintlock, "fake")
 	k.oneOf("log.level", k.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", k.Log.Format, "text", "json")

@@ -122,6 +122,11 @@ func (c *Control) log(e firerunner.Event) {
 		msg = "runner notice"
 	case firerunner.EventHost:
 		msg = "host changed"
+	case firerunner.EventWebhook:
+		msg = "webhook changed"
+		if e.Reason != "" {
+			level = slog.LevelWarn
+		}
 	case firerunner.EventReaped:
 		level, msg = slog.LevelWarn, "removed what nobody owned"
 	}

@@ -53,12 +53,22 @@ type Config struct {
 	HostLostAfter     time.Duration // a host that is silent for so long is lost, with its microVMs
 
 	QueueSize     int           // most runners that may wait for a host
-	SweepInterval time.Duration // how often pending jobs are asked for
-	SweepProjects []int64       // swept from the start, even before a hook
-	SweepWindow   time.Duration // projects without a sign of life for this long are not swept
-	ReapInterval  time.Duration // how often drivers and GitLab are searched for what nobody owns
-	StopGrace     time.Duration // how long a job that is ended early may take to say so to GitLab
-	CallTimeout   time.Duration // for one call to GitLab
+	SweepInterval time.Duration // how often pending jobs of active projects are asked for
+	SweepProjects []int64       // swept from the start, even before a hook; they count as active
+	SweepWindow   time.Duration // projects without a sign of life for this long are not swept, unless they are discovered
+	// SweepPerMinute is how many requests a minute to GitLab may be made that are not for a job or runner that somebody waits
+	// for. GitLab's own limits make it less: see pace.
+	SweepPerMinute   int
+	ActiveWindow     time.Duration // a project with a sign of life within it is active
+	IdleInterval     time.Duration // how often the others are asked at most
+	Discover         bool          // sweep all projects of which the token's user is a maintainer, if GitLab is a ProjectLister
+	DiscoverInterval time.Duration // how often they are listed
+	// WebhookTrouble says why none of a project's webhooks does its work; the zero value: one does. nil: they are not looked at.
+	WebhookTrouble  func(all []firerunner.Webhook) WebhookTrouble
+	WebhookInterval time.Duration // how often the webhooks of active projects are looked at, if GitLab is a WebhookLister
+	ReapInterval    time.Duration // how often drivers and GitLab are searched for what nobody owns
+	StopGrace       time.Duration // how long a job that is ended early may take to say so to GitLab
+	CallTimeout     time.Duration // for one call to GitLab
 
 	Now    func() time.Time
 	NewID  func() string
@@ -74,7 +84,11 @@ type Control struct {
 	rejections rejections
 	holdups    holdups
 	fleet      fleet
-	prober     firerunner.HostProber // nil: hosts are never asked
+	sweeper    *sweeper
+	webhooks   webhooks
+	prober     firerunner.HostProber    // nil: hosts are never asked
+	lister     firerunner.ProjectLister // nil: projects cannot be discovered
+	watcher    firerunner.WebhookLister // nil: webhooks cannot be looked at
 
 	closing  chan struct{} // closed when no new work may be taken
 	closeOne sync.Once
@@ -101,6 +115,10 @@ func New(c Config) (*Control, error) {
 	}{
 		{&c.SweepInterval, 30 * time.Second},
 		{&c.SweepWindow, 7 * 24 * time.Hour},
+		{&c.ActiveWindow, time.Hour},
+		{&c.IdleInterval, 10 * time.Minute},
+		{&c.DiscoverInterval, 10 * time.Minute},
+		{&c.WebhookInterval, 10 * time.Minute},
 		{&c.ReapInterval, time.Minute},
 		{&c.StopGrace, 10 * time.Second},
 		{&c.CallTimeout, 30 * time.Second},
@@ -116,6 +134,9 @@ func New(c Config) (*Control, error) {
 	if c.QueueSize <= 0 {
 		c.QueueSize = 1000
 	}
+	if c.SweepPerMinute <= 0 {
+		c.SweepPerMinute = 300
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -125,8 +146,12 @@ func New(c Config) (*Control, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	prober, _ := c.Driver.(firerunner.HostProber)
-	return &Control{Config: c, prober: prober, fleet: fleet{began: c.Now()}, closing: make(chan struct{})}, nil
+	made := &Control{Config: c, fleet: fleet{began: c.Now()}, closing: make(chan struct{})}
+	made.prober, _ = c.Driver.(firerunner.HostProber)
+	made.lister, _ = c.GitLab.(firerunner.ProjectLister)
+	made.watcher, _ = c.GitLab.(firerunner.WebhookLister)
+	made.sweeper = newSweeper(c)
+	return made, nil
 }
 
 // Start takes up what the store knows (see adopt) and starts the loops. The queue must be able to take steps.
@@ -147,6 +172,9 @@ func (c *Control) Start(ctx context.Context) error {
 		c.fleet.begin(c.leads(), c.Now())
 		return c.leading(c.noticeHosts)(ctx)
 	})
+	if c.watcher != nil && c.WebhookTrouble != nil {
+		c.loop(ctx, "webhooks", c.WebhookInterval, c.leading(c.lookAtWebhooks))
+	}
 	if c.prober != nil {
 		c.loop(ctx, "probe", c.HostProbeInterval, c.leading(c.probeHosts))
 	}

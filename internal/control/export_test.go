@@ -24,6 +24,9 @@ func (c *Control) Expire(ctx context.Context) error { return c.expire(ctx) }
 // Reap is one search for what nobody owns.
 func (c *Control) Reap(ctx context.Context) error { return c.reap(ctx) }
 
+// LookAtWebhooks is one look at the webhooks of active projects.
+func (c *Control) LookAtWebhooks(ctx context.Context) error { return c.lookAtWebhooks(ctx) }
+
 // Probe is one round of asking hosts for a sign of life.
 func (c *Control) Probe(ctx context.Context) error { return c.probeHosts(ctx) }
 

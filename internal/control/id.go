@@ -31,7 +31,7 @@ func idEncoding() *base32.Encoding {
 // are those before now.
 func bornAt(id string, now time.Time) time.Time {
 	b, err := idEncoding().DecodeString(id)
-	if err != nil || len(b) != 10 {
+	if err != nil || len(id) != 16 {
 		return time.Time{}
 	}
 	var ms [8]byte

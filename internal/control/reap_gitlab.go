@@ -14,6 +14,9 @@ import (
 // findTime is how long listing our runners in GitLab may take, all pages together.
 const findTime = 5 * time.Minute
 
+// runnersPage is how many runners GitLab lists in one request.
+const runnersPage = 100
+
 // reapGitLab removes runners in GitLab that begin with our marker and that no live runner has. It is enough that one
 // controller does it.
 func (c *Control) reapGitLab(ctx context.Context, o ReapOptions) ([]Leftover, error) {
@@ -61,6 +64,7 @@ func (c *Control) findOurs(ctx context.Context) ([]firerunner.GitLabRunner, erro
 	ctx, cancel := context.WithTimeout(ctx, findTime)
 	defer cancel()
 	all, err := c.GitLab.FindRunners(ctx, 0, c.marker())
+	c.sweeper.budget.charge(1 + len(all)/runnersPage)
 	var limited rateLimited
 	switch code := firerunner.CodeOf(err); {
 	case code == "":
@@ -76,6 +80,7 @@ func (c *Control) findOurs(ctx context.Context) ([]firerunner.GitLabRunner, erro
 		return all, fmt.Errorf("listing projects: %w", readErr)
 	}
 	var errs []error
+	c.sweeper.budget.charge(len(projects))
 	for _, p := range projects {
 		found, err := c.GitLab.FindRunners(ctx, p.ID, c.marker())
 		if err != nil {

@@ -10,28 +10,50 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-// sweep finds what hooks missed: pending jobs of the projects that we know, jobs that are not pending any more, and
-// demand that nobody supplies. A hook is a hint; this is the truth.
+// sweep finds what hooks missed: pending jobs of the projects that we know or discover, jobs that are not pending any more,
+// and demand that nobody supplies. A hook is a hint; this is the truth. One round asks as many projects as the budget
+// permits within SweepInterval; see planSweep.
 func (c *Control) sweep(ctx context.Context) error {
-	projects, err := c.Store.Projects(ctx, c.Now().Add(-c.SweepWindow))
+	end := c.sweeper.budget.clock().Add(c.SweepInterval)
+	errs := []error{c.discover(ctx, end)}
+	all, err := c.known(ctx)
 	if err != nil {
-		return fmt.Errorf("listing the projects to sweep: %w", err)
+		return errors.Join(append(errs, err)...)
 	}
-	ids := slices.Clone(c.SweepProjects)
-	for _, p := range projects {
-		if !slices.Contains(ids, p.ID) {
-			ids = append(ids, p.ID)
+	room := int(float64(c.SweepPerMinute) * c.SweepInterval.Minutes())
+	silent := 0
+	for _, id := range planSweep(all, c.Now(), max(room, 1), c.sweeper.salt) {
+		if silent >= silentMost || !c.sweeper.budget.wait(ctx, end) {
+			break // the next round begins with those that were left out
 		}
-	}
-	var errs []error
-	for _, id := range ids {
-		if err := c.sweepProject(ctx, id); err != nil {
+		err := c.sweepProject(ctx, id)
+		var limited rateLimited
+		switch code := firerunner.CodeOf(err); {
+		case errors.As(err, &limited): // the budget knows until when
+		case code == firerunner.NotFound, code == firerunner.Unauthorized:
+			if c.sweeper.asked(id, c.Now(), true) {
+				errs = append(errs, err) // said once: it is asked rarely from now on
+			}
+			silent = 0
+		case code == firerunner.Unavailable:
+			silent++
+			c.sweeper.asked(id, c.Now(), false) // one that never answers does not keep its place before the others
+			errs = append(errs, err)
+		default:
+			silent = 0
+			c.sweeper.asked(id, c.Now(), false)
 			errs = append(errs, err)
 		}
 	}
 	errs = append(errs, c.level(ctx))
 	return errors.Join(errs...)
 }
+
+// silentMost is how many projects in a row may get no answer until the round is given up: GitLab is away.
+const silentMost = 3
+
+// jobsPage is how many jobs GitLab lists in one request.
+const jobsPage = 100
 
 func (c *Control) sweepProject(ctx context.Context, projectID int64) error {
 	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
@@ -41,6 +63,7 @@ func (c *Control) sweepProject(ctx context.Context, projectID int64) error {
 	if err != nil {
 		return fmt.Errorf("sweeping project %d: %w", projectID, err)
 	}
+	c.sweeper.budget.charge(len(pending) / jobsPage) // the first page is paid
 	return c.update(ctx, func(ch *change) error {
 		listed := map[int64]bool{}
 		for _, job := range pending {
@@ -53,23 +76,35 @@ func (c *Control) sweepProject(ctx context.Context, projectID int64) error {
 				return err
 			}
 		}
-		open, err := ch.Jobs(ctx, firerunner.JobQuery{
-			ProjectID: projectID, OursOnly: true,
-			Statuses: []firerunner.JobStatus{firerunner.JobPending, firerunner.JobRunning, firerunner.JobCanceling},
-		})
+		open, err := ch.Jobs(ctx, firerunner.JobQuery{ProjectID: projectID, OursOnly: true, Statuses: openStatuses()})
 		if err != nil {
 			return err
 		}
-		for _, job := range open {
-			if listed[job.ID] || !job.SeenAt.Before(asked) {
-				continue
-			}
-			if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: projectID, JobID: job.ID}); err != nil {
-				return err
-			}
-		}
-		return nil
+		open = slices.DeleteFunc(open, func(j firerunner.Job) bool { return listed[j.ID] || !j.SeenAt.Before(asked) })
+		return c.readAgain(ctx, ch, open)
 	})
+}
+
+// readAgain has jobs read that are not pending any more. Those that we believe to be pending are read in any case: somebody
+// else has them, or they were cancelled, and a runner waits for them in vain. Of those that run we hear otherwise, so
+// they are read as far as the budget has room, who was not seen for longest first.
+func (c *Control) readAgain(ctx context.Context, ch *change, open []firerunner.Job) error {
+	slices.SortStableFunc(open, func(a, b firerunner.Job) int { return a.SeenAt.Compare(b.SeenAt) })
+	var waiting, running []firerunner.Job
+	for _, j := range open {
+		if j.Status == firerunner.JobPending {
+			waiting = append(waiting, j)
+		} else {
+			running = append(running, j)
+		}
+	}
+	c.sweeper.budget.charge(len(waiting))
+	for _, j := range append(waiting, running[:c.sweeper.budget.part(len(running))]...) {
+		if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: j.ProjectID, JobID: j.ID}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // level enqueues a count for each demand whose supply is not equal to it, and a placement if a runner waits.
