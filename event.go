@@ -18,6 +18,7 @@ const (
 	EventJobRefused EventKind = "job.refused"     // it cannot be had; Reason and Message say why
 	EventReaped     EventKind = "vm.reaped"       // something without an owner was removed
 	EventHost       EventKind = "host"            // a host came, drains, is in trouble, was lost, is back: Message
+	EventImage      EventKind = "image"           // an image failed on a host so often that it is given up there for a while; or works again
 	EventWebhook    EventKind = "webhook"         // a project's webhook does not do its work, Reason and Message say why; or does again
 	EventDaemon     EventKind = "daemon"          // start, stop, adoption
 )

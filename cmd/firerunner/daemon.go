@@ -178,6 +178,7 @@ func (d *daemon) newControl(driver firerunner.Driver, controller string) (*contr
 		SweepWindow: d.cfg.Sweep.ProjectWindow, SweepPerMinute: d.cfg.Sweep.RequestsPerMinute, ActiveWindow: d.cfg.Sweep.ActiveWindow,
 		IdleInterval: d.cfg.Sweep.IdleInterval, Discover: d.cfg.Sweep.Discover, DiscoverInterval: d.cfg.Sweep.DiscoverInterval,
 		WebhookTrouble: webhookTrouble(d.cfg.Config), WebhookInterval: d.cfg.Sweep.WebhookInterval, CallTimeout: d.cfg.GitLab.RequestTimeout, Logger: d.log,
+		GiveUpAfter: d.cfg.Scheduler.GiveUpAfter, GiveUpFor: d.cfg.Scheduler.GiveUpFor,
 		Fit: d.fit(), HoldAfter: d.cfg.Scheduler.HoldAfter, HostProbeInterval: d.cfg.Flintlock.ProbeInterval,
 		HostProbeTimeout: d.cfg.Flintlock.ProbeTimeout, HostLostAfter: d.cfg.Flintlock.LostAfter,
 	})

@@ -148,7 +148,11 @@ type Scheduler struct {
 	MemoryMiB     int           `yaml:"memory_mb"`    // 0: the machine's, less an eighth and at least 512 for itself
 	OvercommitCPU float64       `yaml:"overcommit_cpu"`
 	HoldAfter     time.Duration `yaml:"hold_after"` // a runner that waits longer has a host kept free for it
-	HostName      string        `yaml:"host_name"`  // this machine's name in rows and metrics; empty: its host name
+	// GiveUpAfter is how many times in a row an image may fail on a host, before a job started, until it is given up there
+	// for GiveUpFor.
+	GiveUpAfter int           `yaml:"give_up_after"`
+	GiveUpFor   time.Duration `yaml:"give_up_for"`
+	HostName    string        `yaml:"host_name"` // this machine's name in rows and metrics; empty: its host name
 }
 
 // Controller is this process among the others that serve the same PostgreSQL.

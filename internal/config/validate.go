@@ -125,6 +125,7 @@ func (k *checker) intake() {
 func (k *checker) scheduler() {
 	s := k.Scheduler
 	k.between("scheduler.worker_count", s.Slots, 1, 10_000)
+	k.between("scheduler.give_up_after", s.GiveUpAfter, 1, 1000)
 	k.between("scheduler.queue_size", s.QueueSize, 1, 1_000_000)
 	k.between("scheduler.vcpus", s.VCPUs, 1, 100_000)
 	k.between("scheduler.memory_mb", s.MemoryMiB, 1, 1<<30)
@@ -160,6 +161,7 @@ func (k *checker) durations() {
 		{"flintlock.probe_timeout", k.Flintlock.ProbeTimeout, 100 * time.Millisecond, time.Hour},
 		{"flintlock.lost_after", k.Flintlock.LostAfter, time.Second, day},
 		{"scheduler.hold_after", k.Scheduler.HoldAfter, time.Second, day},
+		{"scheduler.give_up_for", k.Scheduler.GiveUpFor, time.Second, day},
 		{"sweep.interval", k.Sweep.Interval, 100 * time.Millisecond, day},
 		{"sweep.project_window", k.Sweep.ProjectWindow, time.Minute, 365 * day},
 		{"sweep.active_window", k.Sweep.ActiveWindow, time.Second, 365 * day},

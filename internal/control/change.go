@@ -12,6 +12,8 @@ import (
 type change struct {
 	firerunner.Tx
 	events []firerunner.Event
+	// afterwards is done once the transaction has committed.
+	afterwards []func()
 }
 
 // update runs do in one transaction. When it has committed, its events are logged and whoever waits for a change is
@@ -27,6 +29,9 @@ func (c *Control) update(ctx context.Context, do func(ch *change) error) error {
 	})
 	if err != nil {
 		return err
+	}
+	for _, do := range ch.afterwards {
+		do()
 	}
 	for _, e := range ch.events {
 		c.log(e)
@@ -60,9 +65,16 @@ func (c *Control) move(ctx context.Context, ch *change, r *firerunner.Runner, to
 		return err
 	}
 	switch to {
-	case firerunner.Placed, firerunner.Running, firerunner.Stopping: // Running: see seal
+	case firerunner.Running:
+		if err := c.tryWorked(ctx, ch, *r); err != nil {
+			return err
+		}
+		return ch.Enqueue(ctx, c.advanceStep(*r)) // see seal
+	case firerunner.Placed, firerunner.Stopping:
 		return ch.Enqueue(ctx, c.advanceStep(*r))
-	case firerunner.Gone: // capacity is free, and the job it was for may still wait
+	case firerunner.Gone:
+		c.trials.gone(r.ID)
+		// capacity is free, and the job it was for may still wait
 		if err := ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepPlace}); err != nil {
 			return err
 		}
@@ -88,6 +100,9 @@ func (c *Control) end(ctx context.Context, ch *change, r *firerunner.Runner, o f
 	}
 	if o == firerunner.Rejected && why != firerunner.ReasonCredential {
 		c.rejections.add(r.Demand, r.Host, c.Now())
+	}
+	if err := c.tryFailed(ctx, ch, *r, message); err != nil {
+		return err
 	}
 	return ch.Enqueue(ctx, c.advanceStep(*r))
 }
@@ -122,6 +137,11 @@ func (c *Control) log(e firerunner.Event) {
 		msg = "runner notice"
 	case firerunner.EventHost:
 		msg = "host changed"
+	case firerunner.EventImage:
+		msg = "image on a host"
+		if e.Reason != "" {
+			level = slog.LevelWarn
+		}
 	case firerunner.EventWebhook:
 		msg = "webhook changed"
 		if e.Reason != "" {

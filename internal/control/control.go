@@ -52,6 +52,9 @@ type Config struct {
 	HostProbeTimeout  time.Duration // for one sign of life
 	HostLostAfter     time.Duration // a host that is silent for so long is lost, with its microVMs
 
+	GiveUpAfter int           // failures in a row, before a job started, after which an image is given up on a host
+	GiveUpFor   time.Duration // for so long; then one runner tries it again
+
 	QueueSize     int           // most runners that may wait for a host
 	SweepInterval time.Duration // how often pending jobs of active projects are asked for
 	SweepProjects []int64       // swept from the start, even before a hook; they count as active
@@ -82,6 +85,7 @@ type Control struct {
 	changes    broadcast
 	follow     followers
 	rejections rejections
+	trials     trials
 	holdups    holdups
 	fleet      fleet
 	sweeper    *sweeper
@@ -116,6 +120,7 @@ func New(c Config) (*Control, error) {
 		{&c.SweepInterval, 30 * time.Second},
 		{&c.SweepWindow, 7 * 24 * time.Hour},
 		{&c.ActiveWindow, time.Hour},
+		{&c.GiveUpFor, 15 * time.Minute},
 		{&c.IdleInterval, 10 * time.Minute},
 		{&c.DiscoverInterval, 10 * time.Minute},
 		{&c.WebhookInterval, 10 * time.Minute},
@@ -133,6 +138,9 @@ func New(c Config) (*Control, error) {
 	}
 	if c.QueueSize <= 0 {
 		c.QueueSize = 1000
+	}
+	if c.GiveUpAfter <= 0 {
+		c.GiveUpAfter = 6
 	}
 	if c.SweepPerMinute <= 0 {
 		c.SweepPerMinute = 300

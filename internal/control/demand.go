@@ -121,6 +121,11 @@ func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, j
 	if err != nil || wait > 0 {
 		return wait, err
 	}
+	newest := jobs[len(jobs)-1] // all of one demand have the same tags, so the same profile and size
+	wait, missing, err = c.suspects(ctx, ch, c.imageOf(firerunner.Runner{Profile: newest.Profile}), missing)
+	if err != nil || wait > 0 {
+		return wait, err
+	}
 	queued, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Queued}})
 	if err != nil {
 		return 0, err
@@ -130,7 +135,6 @@ func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, j
 		c.Logger.Warn("the queue is full; jobs wait in GitLab until it has room",
 			"limit", c.QueueSize, "project", d.ProjectID, "waiting", missing-max(room, 0), "reason", firerunner.ReasonQueueFull)
 	}
-	newest := jobs[len(jobs)-1] // all of one demand have the same tags, so the same profile and size
 	size, why := c.fit(newest.Size)
 	for range min(missing, room) {
 		r := firerunner.NewRunner(c.NewID(), d, c.Now())

@@ -83,22 +83,26 @@ func TestExpireEveryState(t *testing.T) {
 	}
 }
 
-// Where every try is rejected, the pause doubles with each round up to two minutes; runners that failed together are one
-// round.
+// Where every try is rejected, the pause doubles with each round up to two minutes, and then the image is given up on the
+// host; runners that failed together are one round. After the first round only one runner tries.
 func TestRejectedPauseDoubles(t *testing.T) {
 	t.Parallel()
 	w := newModel(t)
-	w.createErr = firerunner.Errorf(firerunner.Unavailable, "no room on the disk")
+	w.createErr = firerunner.Errorf(firerunner.Unavailable, "no room on the disk").WithHint("make room")
 	for range 3 {
 		w.newJob(small)
 	}
 	var made []time.Time
-	for len(made) < 9 {
+	for len(made) < 8 {
 		before := len(w.rows(t))
 		w.task(w.control.Sweep)
 		w.settle()
 		if n := len(w.rows(t)); n > before {
-			require.Equal(t, before+3, n, "a runner for each job, in one round")
+			if len(made) == 0 {
+				require.Equal(t, 3, n, "a runner for each job, in one round")
+			} else {
+				require.Equal(t, before+1, n, "one tries")
+			}
 			made = append(made, w.now)
 		}
 		w.now = w.now.Add(time.Second)
@@ -109,12 +113,21 @@ func TestRejectedPauseDoubles(t *testing.T) {
 		pauses = append(pauses, made[i+1].Sub(made[i]))
 	}
 	s := time.Second
-	require.Equal(t, []time.Duration{2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 64 * s, 120 * s, 120 * s}, pauses)
+	require.Equal(t, []time.Duration{2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 900 * s, 900 * s}, pauses)
 	for _, r := range w.rows(t) {
 		require.Equal(t, firerunner.Rejected, r.Outcome)
 	}
+	events := w.imageEvents(t)
+	require.Len(t, events, 1, "said once")
+	require.Equal(t, firerunner.ReasonCreateFailed, events[0].Reason)
+	for _, part := range []string{"image debian on host here is given up for 15m0s", "6 times in a row", "no room on the disk", "(make room)"} {
+		require.Contains(t, events[0].Message, part)
+	}
 	w.createErr = nil
 	w.finish()
+	events = w.imageEvents(t)
+	require.Len(t, events, 2)
+	require.Equal(t, "image debian on host here works again", events[1].Message)
 }
 
 // A deadline does not kill a job on a guess: where GitLab cannot say whether the runner has one, it is asked again.
@@ -150,4 +163,12 @@ func TestNewID(t *testing.T) {
 		require.False(t, seen[id])
 		seen[id], last = true, id
 	}
+}
+
+// imageEvents are what was said of images on hosts.
+func (w *world) imageEvents(t *testing.T) []firerunner.Event {
+	t.Helper()
+	all, err := w.store.Events(t.Context(), firerunner.EventQuery{Kinds: []firerunner.EventKind{firerunner.EventImage}})
+	require.NoError(t, err)
+	return all
 }

@@ -118,19 +118,25 @@ func (c *Control) tellHost(ctx context.Context, ch *change, name, message string
 	return ch.event(ctx, firerunner.Event{At: c.Now(), Kind: firerunner.EventHost, Actor: "hosts", Message: fmt.Sprintf("host %s: %s", name, message)})
 }
 
-// noticeHosts looks for what others changed (firerunner hosts drain, accept, rm) and for hosts that have become empty.
+// noticeHosts looks for what others changed (firerunner hosts drain, accept, rm), for pauses of images on hosts that are over,
+// and for hosts that have become empty.
 func (c *Control) noticeHosts(ctx context.Context) error {
 	rows, err := c.Store.Hosts(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the hosts: %w", err)
 	}
 	accepting := map[string]bool{}
-	more := false
+	more := c.trials.over(c.Now())
 	c.fleet.mu.Lock()
 	for _, h := range rows {
 		if !h.Draining && !h.Lost && h.Trouble == "" {
 			accepting[h.Name] = true
-			more = more || !c.fleet.accepting[h.Name]
+			if back := !c.fleet.accepting[h.Name]; back {
+				more = true
+				if c.fleet.accepting != nil { // it was drained, or in trouble: somebody has looked at it
+					c.trials.forget(func(p trialPair, _ trial) bool { return p.host == h.Name })
+				}
+			}
 		}
 	}
 	c.fleet.accepting = accepting

@@ -39,8 +39,10 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 		if len(waiting) == 0 {
 			return nil
 		}
+		failing := c.trials.failing(c.Now(), live, c.imageOf)
 		round := placement.Round{
 			Loads: placement.NewLoads(hosts, live), Labels: c.hostLabels, Rejected: c.rejections.recent(c.Now()),
+			Failing: failing, Image: func(profile string) string { return c.imageOf(firerunner.Runner{Profile: profile}) },
 			Now: c.Now(), HoldAfter: c.HoldAfter,
 		}
 		for _, d := range placement.Decide(round, waiting) {
@@ -63,6 +65,7 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 			if err := c.move(ctx, ch, &r, firerunner.Placed, firerunner.OwnerPlacement, message); err != nil {
 				return err
 			}
+			ch.afterwards = append(ch.afterwards, func() { c.trials.place(r.ID, c.Now()) })
 		}
 		return nil
 	})

@@ -205,6 +205,7 @@ func (c *Control) accepted(ctx context.Context, id, message string) error {
 
 func (c *Control) reject(ctx context.Context, id string, why firerunner.Reason, cause error) error {
 	c.Logger.Warn("could not provision a runner", "runner", id, "reason", why, "error", cause, "hint", firerunner.HintOf(cause))
+	c.trials.hint(id, firerunner.HintOf(cause))
 	err := c.update(ctx, func(ch *change) error {
 		r, err := ch.Runner(ctx, id)
 		if err != nil {

@@ -12,6 +12,9 @@ import (
 // adopt takes up what an earlier process left: it listens again to the guests of rows that have one, and lets the
 // owners of all other live rows go on.
 func (c *Control) adopt(ctx context.Context) error {
+	if err := c.recall(ctx); err != nil {
+		return err
+	}
 	live, err := c.Store.Runners(ctx, firerunner.RunnerQuery{Live: true})
 	if err != nil {
 		return fmt.Errorf("reading live runners: %w", err)

@@ -14,6 +14,7 @@ import (
 // and demand that nobody supplies. A hook is a hint; this is the truth. One round asks as many projects as the budget
 // permits within SweepInterval; see planSweep.
 func (c *Control) sweep(ctx context.Context) error {
+	c.renewTrials(ctx)
 	end := c.sweeper.budget.clock().Add(c.SweepInterval)
 	errs := []error{c.discover(ctx, end)}
 	all, err := c.known(ctx)

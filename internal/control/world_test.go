@@ -107,7 +107,8 @@ func (w *world) start() {
 		Store: tapStore{w.store, w.pass, func() {}}, GitLab: tapGitLab{w, w.pass}, Driver: tapDriver{modelDriver{w}, w.pass},
 		Image:        func(context.Context, string) (firerunner.Image, error) { return firerunner.Image{Name: "debian"}, nil },
 		Installation: "inst1", Profiles: profiles(), GuestURL: "http://gitlab", SweepProjects: []int64{w.project}, SweepWindow: time.Hour,
-		Now: func() time.Time { return w.now }, NewID: func() string { return fmt.Sprintf("r%015d", w.id()) },
+		SweepPerMinute: 1e9, // time costs nothing here, and the budget has a clock of its own
+		Now:            func() time.Time { return w.now }, NewID: func() string { return fmt.Sprintf("r%015d", w.id()) },
 		StopGrace: time.Nanosecond,
 	})
 	if err != nil {

@@ -24,9 +24,9 @@ type word string
 func (w word) String() string { return string(w) }
 
 // filters returns every filter, the most telling refusal first.
-func filters() [10]filter {
+func filters() [11]filter {
 	return [...]filter{
-		draining(), lost(), trouble(), labels(), tooLarge(), held(), slots(), vcpus(), memory(), address(),
+		draining(), lost(), trouble(), labels(), tooLarge(), failing(), held(), slots(), vcpus(), memory(), address(),
 	}
 }
 

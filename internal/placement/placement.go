@@ -18,7 +18,10 @@ type Round struct {
 	Labels func(profile string) []string
 	// Rejected are the recent rejections: a host that could not make a runner for a demand comes last for the next one.
 	Rejected []Rejection
-	Now      time.Time
+	// Failing are images that failed on hosts of late; Image returns the image of a profile. nil: none has.
+	Failing []Failing
+	Image   func(profile string) string
+	Now     time.Time
 	// HoldAfter is how long a runner waits before one host is kept free for it; 0: for ever, and then small runners can
 	// starve a large one.
 	HoldAfter time.Duration
@@ -44,6 +47,7 @@ type Plan struct {
 	round    Round
 	loads    []Load
 	rejected map[firerunner.Demand]map[string]time.Time
+	failing  map[pair]string  // why not; empty: one may try
 	refused  map[class]string // why runners of a class have no host: capacity only falls within a round
 }
 
@@ -57,14 +61,19 @@ type class struct {
 type want struct {
 	firerunner.Runner
 	labels   []string
+	image    string
 	rejected map[string]time.Time
+	failing  map[pair]string
 }
 
 // New begins a round. The loads are its own from now on.
 func New(round Round) *Plan {
 	p := &Plan{
 		round: round, loads: round.Loads,
-		rejected: map[firerunner.Demand]map[string]time.Time{}, refused: map[class]string{},
+		rejected: map[firerunner.Demand]map[string]time.Time{}, failing: map[pair]string{}, refused: map[class]string{},
+	}
+	for _, f := range round.Failing {
+		p.failing[pair{f.Image, f.Host}] = f.Why
 	}
 	for _, r := range round.Rejected {
 		hosts := p.rejected[r.Demand]
@@ -97,7 +106,10 @@ func (p *Plan) Place(r firerunner.Runner) Decision {
 	if why, known := p.refused[kind]; known {
 		return Decision{RunnerID: r.ID, Why: why}
 	}
-	w := want{Runner: r, rejected: p.rejected[r.Demand]}
+	w := want{Runner: r, rejected: p.rejected[r.Demand], failing: p.failing}
+	if p.round.Image != nil {
+		w.image = p.round.Image(r.Profile)
+	}
 	if p.round.Labels != nil {
 		w.labels = p.round.Labels(r.Profile)
 	}
@@ -110,6 +122,9 @@ func (p *Plan) Place(r firerunner.Runner) Decision {
 	}
 	address := best.free
 	best.add(r.Size, address)
+	if _, failed := p.failing[pair{w.image, best.Name}]; failed {
+		p.failing[pair{w.image, best.Name}] = tried
+	}
 	return Decision{RunnerID: r.ID, Host: best.Name, Address: address}
 }
 

@@ -208,3 +208,35 @@ func TestNeverOverCapacity(t *testing.T) {
 		}
 	})
 }
+
+// A host where an image failed gets no runner with it while it pauses, and then one at a time; other images and hosts are
+// not concerned.
+func TestFailing(t *testing.T) {
+	t.Parallel()
+	of := func(id, profile string) firerunner.Runner {
+		r := runner(id, 1, 64)
+		r.Profile = profile
+		return r
+	}
+	round := func(failing ...Failing) Round {
+		return Round{
+			Loads: NewLoads([]firerunner.Host{host("a", 4, 4096, 4), host("b", 8, 8192, 4)}, nil), Failing: failing,
+			Image: func(profile string) string { return "image of " + profile },
+		}
+	}
+	const paused = "its image failed there 3 times"
+	hosts := func(decisions []Decision) (on []string) {
+		for _, d := range decisions {
+			on = append(on, d.Host)
+		}
+		return on
+	}
+	all := []firerunner.Runner{of("1", "x"), of("2", "x")}
+	require.Equal(t, []string{"a", "a"}, hosts(Decide(round(), all)))
+	require.Equal(t, []string{"b", "b"}, hosts(Decide(round(Failing{"image of x", "a", paused}), all)))
+	require.Equal(t, []string{"a"}, hosts(Decide(round(Failing{"image of x", "a", paused}), []firerunner.Runner{of("3", "y")})), "another image")
+	require.Equal(t, []string{"a", "b"}, hosts(Decide(round(Failing{Image: "image of x", Host: "a"}), all)), "one tries it")
+	none := Decide(round(Failing{"image of x", "a", paused}, Failing{Image: "image of x", Host: "b"}), all)
+	require.Equal(t, []string{"b", ""}, hosts(none))
+	require.Equal(t, "1 host: its image failed there 3 times; 1 host: "+tried, none[1].Why)
+}
