@@ -15,6 +15,7 @@ import (
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/config"
 	"github.com/firerunner/firerunner/internal/control"
+	"github.com/firerunner/firerunner/internal/driver/fake"
 	"github.com/firerunner/firerunner/internal/driver/flintlock"
 	"github.com/firerunner/firerunner/internal/gitlab"
 	"github.com/firerunner/firerunner/internal/guest"
@@ -32,11 +33,12 @@ const (
 	mostSteps  = 64
 )
 
-// daemonConfig is what a daemon is made of. Driver and Routes are made from Config unless they are given.
+// daemonConfig is what a daemon is made of.
 type daemonConfig struct {
 	*config.Config
 	Logger  *slog.Logger
 	Environ []string
+	Fake    fake.Config // of driver fake: how its guests behave
 }
 
 // daemon is every part of FireRunner, wired together: the only place where the rooms meet.

@@ -26,7 +26,9 @@ func (d *daemon) openDriver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		f := fake.New(fake.Config{HTTP: client})
+		guests := d.cfg.Fake
+		guests.HTTP = client
+		f := fake.New(guests)
 		d.driver = f
 		d.onClose(func() { d.logError("ending fake microVMs", f.Close()) })
 		return nil

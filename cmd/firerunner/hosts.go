@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
 )
 
 func newHostsCommand(a *app) *cobra.Command {
@@ -118,6 +119,10 @@ configuration comes back with the next start of "firerunner serve".`,
 
 // withStore opens the database that the daemon serves, without holding it. There must be one already.
 func (a *app) withStore(ctx context.Context, do func(ctx context.Context, store firerunner.Store) error) error {
+	return a.withConfigAndStore(ctx, func(ctx context.Context, _ *config.Config, store firerunner.Store) error { return do(ctx, store) })
+}
+
+func (a *app) withConfigAndStore(ctx context.Context, do func(ctx context.Context, cfg *config.Config, store firerunner.Store) error) error {
 	cfg, err := a.load(true)
 	if err != nil {
 		return err
@@ -130,7 +135,7 @@ func (a *app) withStore(ctx context.Context, do func(ctx context.Context, store 
 	if err != nil {
 		return err
 	}
-	err = do(ctx, store)
+	err = do(ctx, cfg, store)
 	if closed := store.Close(); err == nil {
 		err = closed
 	}
@@ -151,6 +156,7 @@ type hostView struct {
 	MemoryMiB int        `json:"memory_mb"`
 	Labels    []string   `json:"labels,omitempty"`
 	SeenAt    *time.Time `json:"seen_at,omitempty"`
+	draining  bool       // State says it only where nothing worse is to be said
 }
 
 func hostViews(ctx context.Context, store firerunner.Store) ([]hostView, error) {
@@ -166,7 +172,7 @@ func hostViews(ctx context.Context, store firerunner.Store) ([]hostView, error) 
 	for _, h := range hosts {
 		v := hostView{
 			Name: h.Name, Driver: h.Driver, State: hostState(h), Trouble: h.Trouble, Slots: h.Slots, VCPUs: h.VCPUs,
-			MemoryMiB: h.MemoryMiB, Labels: h.Labels,
+			MemoryMiB: h.MemoryMiB, Labels: h.Labels, draining: h.Draining,
 		}
 		if !h.SeenAt.IsZero() {
 			v.SeenAt = &h.SeenAt
@@ -248,14 +254,18 @@ func setDraining(ctx context.Context, store firerunner.Store, name string, drain
 			if h.Draining == draining {
 				return nil
 			}
-			h.Draining = draining
-			if err := tx.SaveHost(ctx, h); err != nil {
-				return err
-			}
-			return tx.AddEvent(ctx, operatorEvent(name, map[bool]string{true: "drains, by an operator", false: "takes work again, by an operator"}[draining]))
+			return drainHost(ctx, tx, h, draining)
 		}
 		return noHost(name)
 	})
+}
+
+func drainHost(ctx context.Context, tx firerunner.Tx, h firerunner.Host, draining bool) error {
+	h.Draining = draining
+	if err := tx.SaveHost(ctx, h); err != nil {
+		return err
+	}
+	return tx.AddEvent(ctx, operatorEvent(h.Name, map[bool]string{true: "drains, by an operator", false: "takes work again, by an operator"}[draining]))
 }
 
 func removeHost(ctx context.Context, store firerunner.Store, name string) error {

@@ -24,6 +24,8 @@ func commands() []func(*app) *cobra.Command {
 		newDoctorCommand,
 		newImageCommand,
 		newServeCommand,
+		newDrainCommand,
+		newAcceptCommand,
 		newHostsCommand,
 		newHooksCommand,
 		newReapCommand,
