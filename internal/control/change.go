@@ -51,7 +51,7 @@ func (ch *change) event(ctx context.Context, e firerunner.Event) error {
 
 // move puts a runner into a greater state, writes it, and enqueues the step that its new owner has to do.
 func (c *Control) move(ctx context.Context, ch *change, r *firerunner.Runner, to firerunner.State, owner firerunner.Owner, message string) error {
-	e, err := r.Move(to, owner, c.Deadlines, c.Now(), message)
+	e, err := r.Move(to, owner, c.set().Deadlines, c.Now(), message)
 	if err != nil {
 		return err
 	}

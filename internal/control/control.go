@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"runtime/pprof"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/firerunner/firerunner"
@@ -55,6 +56,7 @@ type Config struct {
 	GiveUpAfter int           // failures in a row, before a job started, after which an image is given up on a host
 	GiveUpFor   time.Duration // for so long; then one runner tries it again
 
+	// What follows, with Profiles, Deadlines, OutputKiB, HoldAfter and HostLostAfter, may change later: see Settings.
 	QueueSize     int           // most runners that may wait for a host
 	SweepInterval time.Duration // how often pending jobs of active projects are asked for
 	SweepProjects []int64       // swept from the start, even before a hook; they count as active
@@ -81,6 +83,10 @@ type Config struct {
 // Control is the loops and steps. New makes it, Start starts the loops, Close ends them.
 type Control struct {
 	Config
+	stale   // see set
+	inForce atomic.Pointer[Settings]
+	changed broadcast // another one is in force
+
 	locks      keyedLock
 	changes    broadcast
 	follow     followers
@@ -110,15 +116,10 @@ func New(c Config) (*Control, error) {
 			return nil, firerunner.Errorf(firerunner.Invalid, "control needs %s", name)
 		}
 	}
-	if c.Deadlines == (firerunner.Deadlines{}) {
-		c.Deadlines = firerunner.DefaultDeadlines()
-	}
 	for _, d := range []struct {
 		value *time.Duration
 		sane  time.Duration
 	}{
-		{&c.SweepInterval, 30 * time.Second},
-		{&c.SweepWindow, 7 * 24 * time.Hour},
 		{&c.ActiveWindow, time.Hour},
 		{&c.GiveUpFor, 15 * time.Minute},
 		{&c.IdleInterval, 10 * time.Minute},
@@ -127,17 +128,12 @@ func New(c Config) (*Control, error) {
 		{&c.ReapInterval, time.Minute},
 		{&c.StopGrace, 10 * time.Second},
 		{&c.CallTimeout, 30 * time.Second},
-		{&c.HoldAfter, 5 * time.Minute},
 		{&c.HostProbeInterval, 10 * time.Second},
 		{&c.HostProbeTimeout, 5 * time.Second},
-		{&c.HostLostAfter, time.Minute},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.sane
 		}
-	}
-	if c.QueueSize <= 0 {
-		c.QueueSize = 1000
 	}
 	if c.GiveUpAfter <= 0 {
 		c.GiveUpAfter = 6
@@ -159,6 +155,8 @@ func New(c Config) (*Control, error) {
 	made.lister, _ = c.GitLab.(firerunner.ProjectLister)
 	made.watcher, _ = c.GitLab.(firerunner.WebhookLister)
 	made.sweeper = newSweeper(c)
+	settings := c.settings()
+	made.inForce.Store(&settings)
 	return made, nil
 }
 
@@ -175,7 +173,7 @@ func (c *Control) Start(ctx context.Context) error {
 	if c.StandsIn {
 		return nil
 	}
-	c.loop(ctx, "sweep", c.SweepInterval, c.leading(c.sweep))
+	c.loopAt(ctx, "sweep", func() time.Duration { return c.set().SweepInterval }, c.leading(c.sweep))
 	c.loop(ctx, "hosts", noticeInterval, func(ctx context.Context) error {
 		c.fleet.begin(c.leads(), c.Now())
 		return c.leading(c.noticeHosts)(ctx)
@@ -203,17 +201,33 @@ func (c *Control) Close() {
 // loop calls runOnce at once and then every interval until the context ends. The label tells profiles, and who simulates
 // control, which task it is. An error is logged here, once.
 func (c *Control) loop(ctx context.Context, name string, interval time.Duration, runOnce func(context.Context) error) {
+	c.loopAt(ctx, name, func() time.Duration { return interval }, runOnce)
+}
+
+// loopAt is loop with an interval that may change: then it begins anew.
+func (c *Control) loopAt(ctx context.Context, name string, interval func() time.Duration, runOnce func(context.Context) error) {
 	repeat := func(ctx context.Context) {
-		tick := time.NewTicker(interval)
+		changed := c.changed.next()
+		every := interval()
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			if err := runOnce(ctx); err != nil && ctx.Err() == nil {
-				c.Logger.Warn("a periodic task failed; it runs again", "task", name, "in", interval, "error", err)
+				c.Logger.Warn("a periodic task failed; it runs again", "task", name, "in", every, "error", err)
 			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
+			for waiting := true; waiting; {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+					waiting = false
+				case <-changed:
+					changed = c.changed.next()
+					if now := interval(); now != every {
+						every = now
+						tick.Reset(every)
+					}
+				}
 			}
 		}
 	}
@@ -232,7 +246,7 @@ func (c *Control) takesWork() bool {
 }
 
 func (c *Control) profile(name string) (firerunner.Profile, bool) {
-	for _, p := range c.Profiles {
+	for _, p := range c.set().Profiles {
 		if p.Name == name {
 			return p, true
 		}

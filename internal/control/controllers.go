@@ -150,7 +150,7 @@ func (c *Control) forsakeAway(ctx context.Context) error {
 	var errs []error
 	for _, r := range live {
 		if r.State < firerunner.Placed || r.Desired == firerunner.Wanted || !c.away(r.Controller) ||
-			c.Now().Before(r.CreatedAt.Add(c.Deadlines.Life()+c.stoppingLimit())) {
+			c.Now().Before(r.CreatedAt.Add(c.set().Deadlines.Life()+c.stoppingLimit())) {
 			continue
 		}
 		errs = append(errs, c.forsakeOne(ctx, r))

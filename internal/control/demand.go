@@ -130,10 +130,10 @@ func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, j
 	if err != nil {
 		return 0, err
 	}
-	room := c.QueueSize - len(queued)
+	room := c.set().QueueSize - len(queued)
 	if room < missing {
 		c.Logger.Warn("the queue is full; jobs wait in GitLab until it has room",
-			"limit", c.QueueSize, "project", d.ProjectID, "waiting", missing-max(room, 0), "reason", firerunner.ReasonQueueFull)
+			"limit", c.set().QueueSize, "project", d.ProjectID, "waiting", missing-max(room, 0), "reason", firerunner.ReasonQueueFull)
 	}
 	size, why := c.fit(newest.Size)
 	for range min(missing, room) {

@@ -63,7 +63,7 @@ func (c *Control) expireOne(ctx context.Context, ch *change, id, message string)
 	if err != nil || !r.Overdue(c.Now()) {
 		return err
 	}
-	r.Deadline = c.Now().Add(max(c.Deadlines.Stopping, time.Second)) // for whoever must act now
+	r.Deadline = c.Now().Add(max(c.set().Deadlines.Stopping, time.Second)) // for whoever must act now
 	if err := ch.SaveRunner(ctx, &r); err != nil {
 		return err
 	}

@@ -103,7 +103,10 @@ func (c *Control) SyncHosts(ctx context.Context, configured []firerunner.Host) e
 	c.fleet.mu.Lock()
 	c.fleet.configured = names
 	c.fleet.mu.Unlock()
-	return c.removeHosts(ctx)
+	if err := c.removeHosts(ctx); err != nil { // noticeHosts does it again: what is configured is written down
+		c.Logger.Warn("hosts that are no longer configured are removed later", "error", err)
+	}
+	return nil
 }
 
 // saveHost writes a host and what became of it.

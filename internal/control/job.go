@@ -261,7 +261,7 @@ func (c *Control) classify(j *firerunner.Job) {
 		if s, ok := firerunner.ParseSizeTag(tag); ok {
 			sizes = append(sizes, s)
 		}
-		for _, p := range c.Profiles {
+		for _, p := range c.set().Profiles {
 			if slices.Contains(p.Tags, tag) && !slices.ContainsFunc(profiles, func(q firerunner.Profile) bool { return q.Name == p.Name }) {
 				profiles = append(profiles, p)
 			}

@@ -43,7 +43,7 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 		round := placement.Round{
 			Loads: placement.NewLoads(hosts, live), Labels: c.hostLabels, Rejected: c.rejections.recent(c.Now()),
 			Failing: failing, Image: func(profile string) string { return c.imageOf(firerunner.Runner{Profile: profile}) },
-			Now: c.Now(), HoldAfter: c.HoldAfter,
+			Now: c.Now(), HoldAfter: c.set().HoldAfter,
 		}
 		for _, d := range placement.Decide(round, waiting) {
 			r := byID[d.RunnerID]

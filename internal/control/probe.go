@@ -29,7 +29,7 @@ const noAnswer = "it does not answer"
 // alone does not tell: a clock that jumps, or a store that could not be read meanwhile, makes one lost answer look like a
 // long silence, and would kill what runs there.
 func (c *Control) unansweredLeast() int {
-	return max(3, int(c.HostLostAfter/max(c.HostProbeInterval, c.HostProbeTimeout)))
+	return max(3, int(c.set().HostLostAfter/max(c.HostProbeInterval, c.HostProbeTimeout)))
 }
 
 // probeHosts asks every host for a sign of life and writes down what is new. Who is silent takes no work from now on; who
@@ -120,7 +120,7 @@ func (c *Control) believeHost(ctx context.Context, ch *change, h firerunner.Host
 	if !a.silent {
 		h.SeenAt = now
 		h.Lost = h.Lost && a.dirty
-	} else if c.silence(h, now) >= c.HostLostAfter && c.fleet.unansweredBy(h.Name) >= c.unansweredLeast() {
+	} else if c.silence(h, now) >= c.set().HostLostAfter && c.fleet.unansweredBy(h.Name) >= c.unansweredLeast() {
 		h.Lost = true
 	}
 	var message string

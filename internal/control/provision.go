@@ -128,7 +128,7 @@ func (c *Control) credential(ctx context.Context, r *firerunner.Runner) (firerun
 	}
 	cred, err := c.GitLab.CreateRunner(callCtx, firerunner.CredentialRequest{
 		ProjectID: r.Demand.ProjectID, Tags: r.Demand.Tags, Description: c.description(r.ID),
-		MaxTimeout: c.Deadlines.JobTimeout,
+		MaxTimeout: c.set().Deadlines.JobTimeout,
 	})
 	if err != nil {
 		return firerunner.Credential{}, fmt.Errorf("making a GitLab runner for %s: %w", r.ID, err)
@@ -248,18 +248,18 @@ func (c *Control) spec(r firerunner.Runner, image firerunner.Image, network fire
 		ID: r.ID, Host: r.Host, Size: r.Size, Image: image,
 		Network: firerunner.NetworkPolicy{Routes: c.Routes, Public: p.Public},
 		Address: network, Provision: p.Provision, SSH: p.SSH,
-		Deadline: c.Now().Add(c.Deadlines.Life()),
+		Deadline: c.Now().Add(c.set().Deadlines.Life()),
 		Start: firerunner.GuestStart{
 			GitLabURL: c.GuestURL, Token: cred.Token, CA: c.CA, Name: "firerunner-" + r.ID,
 			MachineID: machineID(), Hostname: "fr-" + r.ID,
-			WaitTimeout: c.waitTimeout(), OutputKiB: c.OutputKiB,
+			WaitTimeout: c.waitTimeout(), OutputKiB: c.set().OutputKiB,
 		},
 	}
 }
 
 // waitTimeout is how long gitlab-runner waits for its job: it ends by itself before expire ends it.
 func (c *Control) waitTimeout() time.Duration {
-	return max(c.Deadlines.Ready-10*time.Second, 5*time.Second)
+	return max(c.set().Deadlines.Ready-10*time.Second, 5*time.Second)
 }
 
 // machineID returns 128 fresh random bits: no two microVMs share one, so none shares gitlab-runner's system_id.

@@ -64,7 +64,7 @@ func (c *Control) forsake(ctx context.Context, r firerunner.Runner, cause error)
 
 // stoppingLimit is how long Stopping may last.
 func (c *Control) stoppingLimit() time.Duration {
-	if limit := c.Deadlines.Of(firerunner.Stopping); limit > 0 {
+	if limit := c.set().Deadlines.Of(firerunner.Stopping); limit > 0 {
 		return limit
 	}
 	return time.Minute

@@ -15,13 +15,13 @@ import (
 // permits within SweepInterval; see planSweep.
 func (c *Control) sweep(ctx context.Context) error {
 	c.renewTrials(ctx)
-	end := c.sweeper.budget.clock().Add(c.SweepInterval)
+	end := c.sweeper.budget.clock().Add(c.set().SweepInterval)
 	errs := []error{c.discover(ctx, end)}
 	all, err := c.known(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	room := int(float64(c.SweepPerMinute) * c.SweepInterval.Minutes())
+	room := int(float64(c.SweepPerMinute) * c.set().SweepInterval.Minutes())
 	silent := 0
 	for _, id := range planSweep(all, c.Now(), max(room, 1), c.sweeper.salt) {
 		if silent >= silentMost || !c.sweeper.budget.wait(ctx, end) {

@@ -64,7 +64,7 @@ func (c *Control) SweepState() SweepState {
 // discovered.
 func (c *Control) known(ctx context.Context) ([]swept, error) {
 	now := c.Now()
-	seen, err := c.Store.Projects(ctx, now.Add(-c.SweepWindow))
+	seen, err := c.Store.Projects(ctx, now.Add(-c.set().SweepWindow))
 	if err != nil {
 		return nil, fmt.Errorf("listing the projects to sweep: %w", err)
 	}
@@ -77,7 +77,7 @@ func (c *Control) known(ctx context.Context) ([]swept, error) {
 		return nil, fmt.Errorf("reading open jobs: %w", err)
 	}
 	active := map[int64]bool{}
-	for _, id := range c.SweepProjects {
+	for _, id := range c.set().SweepProjects {
 		active[id] = true
 	}
 	for _, p := range seen {

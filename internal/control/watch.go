@@ -124,7 +124,7 @@ func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner,
 
 // jobDeadline is the deadline of a runner that has a job before its guest has said hello: that of Running.
 func (c *Control) jobDeadline(r firerunner.Runner) time.Time {
-	if limit := c.Deadlines.Of(firerunner.Running); limit > 0 {
+	if limit := c.set().Deadlines.Of(firerunner.Running); limit > 0 {
 		return c.Now().Add(limit)
 	}
 	return r.Deadline
@@ -149,7 +149,7 @@ func (c *Control) jobDone(ctx context.Context, ch *change, r *firerunner.Runner,
 		r.Outcome = firerunner.Failed
 		message = fmt.Sprintf("job %d failed: %s, exit code %d", rep.JobID, rep.Failure, rep.ExitCode)
 	}
-	if limit := c.Now().Add(c.Deadlines.RunningGrace); r.Deadline.IsZero() || limit.Before(r.Deadline) {
+	if limit := c.Now().Add(c.set().Deadlines.RunningGrace); r.Deadline.IsZero() || limit.Before(r.Deadline) {
 		r.Deadline = limit
 	}
 	if err := ch.SaveRunner(ctx, r); err != nil {
