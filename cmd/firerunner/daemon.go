@@ -38,7 +38,8 @@ type daemonConfig struct {
 	*config.Config
 	Logger  *slog.Logger
 	Environ []string
-	Fake    fake.Config // of driver fake: how its guests behave
+	Level   *slog.LevelVar // of Logger, which log.level changes; nil: it stays
+	Fake    fake.Config    // of driver fake: how its guests behave
 }
 
 // daemon is every part of FireRunner, wired together: the only place where the rooms meet.
@@ -52,7 +53,6 @@ type daemon struct {
 	fleet   *flintlock.Driver // the same, where hosts run flintlockd
 	images  *image.Store
 	control *control.Control
-	swept   []int64 // projects that are swept from the start
 	metrics *telemetry.Metrics
 
 	installation string
@@ -60,8 +60,14 @@ type daemon struct {
 	standing     standIns
 	desks        desks
 
-	hosts         atomic.Pointer[config.Config] // the configuration as far as hosts go: it is read again at SIGHUP
-	guests        *guest.Endpoint               // nil: the driver has a channel of its own into its guests
+	// What may change while it runs: see reload.
+	inForce  atomic.Pointer[config.Config]
+	intake   inForceIntake
+	projects []int64                                   // swept from the start
+	reached  atomic.Pointer[map[string]flintlock.Host] // every host that was configured since the start, by name
+	reloads  *telemetry.Reloads
+
+	guests        *guest.Endpoint // nil: the driver has a channel of its own into its guests
 	guestListener net.Listener
 	fingerprint   string // of the guest endpoint's certificate
 
@@ -73,7 +79,7 @@ type daemon struct {
 // openDaemon opens and wires everything but starts nothing. On an error it has closed again what it opened.
 func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
 	d := &daemon{cfg: cfg, log: cfg.Logger, failed: make(chan error, 4)}
-	d.hosts.Store(cfg.Config)
+	d.inForce.Store(cfg.Config)
 	defer func() {
 		if err != nil {
 			d.close()
@@ -90,6 +96,7 @@ func openDaemon(ctx context.Context, cfg daemonConfig) (_ *daemon, err error) {
 	d.metrics = telemetry.New(telemetry.Config{
 		Version: buildVersion(), Source: lateSource{d}, WebhookResults: resultWords(), Logger: d.log,
 	})
+	d.reloads = d.metrics.Reloads(time.Now())
 	if err := d.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -128,9 +135,12 @@ func (d *daemon) openStore(ctx context.Context) error {
 }
 
 func (d *daemon) openGitLab() (err error) {
-	token := gitlab.StaticToken(d.cfg.GitLab.Token)
-	if d.cfg.GitLab.TokenFile != "" {
-		token = gitlab.TokenFile(d.cfg.GitLab.TokenFile)
+	token := func() (firerunner.Secret, error) { // asked before every request
+		g := d.inForce.Load().GitLab
+		if g.TokenFile != "" {
+			return gitlab.TokenFile(g.TokenFile)()
+		}
+		return gitlab.StaticToken(g.Token)()
 	}
 	d.gitlab, err = gitlab.New(gitlab.Config{
 		URL: d.cfg.GitLab.URL, Token: token, CAFile: d.cfg.GitLab.CAFile, Version: buildVersion(),
@@ -144,7 +154,7 @@ func (d *daemon) openGitLab() (err error) {
 
 func (d *daemon) openControl(ctx context.Context) error {
 	var err error
-	if d.swept, err = d.sweptProjects(ctx); err != nil {
+	if d.projects, err = d.sweptProjects(ctx, d.cfg.Config); err != nil {
 		return err
 	}
 	if d.control, err = d.newControl(d.driver, d.controllerName()); err != nil {
@@ -171,18 +181,19 @@ func (d *daemon) newControl(driver firerunner.Driver, controller string) (*contr
 	if err != nil {
 		return nil, err
 	}
+	set := d.settings(d.inForce.Load())
 	return control.New(control.Config{
 		Store: d.store, GitLab: d.gitlab, Driver: driver, Image: d.image, Installation: d.installation, LocalHost: localHost(d.cfg.Config),
 		Controller: controller, StandsIn: controller != d.controllerName(), Peers: d.peersOf(controller),
-		Profiles: d.cfg.ProfileList(), Deadlines: d.cfg.Deadlines,
-		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: d.cfg.VM.JobLogKiB,
-		QueueSize: d.cfg.Scheduler.QueueSize, SweepInterval: d.cfg.Sweep.Interval, SweepProjects: d.swept,
-		SweepWindow: d.cfg.Sweep.ProjectWindow, SweepPerMinute: d.cfg.Sweep.RequestsPerMinute, ActiveWindow: d.cfg.Sweep.ActiveWindow,
+		Profiles: set.Profiles, Deadlines: set.Deadlines,
+		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: set.OutputKiB,
+		QueueSize: set.QueueSize, SweepInterval: set.SweepInterval, SweepProjects: set.SweepProjects, SweepWindow: set.SweepWindow,
+		SweepPerMinute: d.cfg.Sweep.RequestsPerMinute, ActiveWindow: d.cfg.Sweep.ActiveWindow,
 		IdleInterval: d.cfg.Sweep.IdleInterval, Discover: d.cfg.Sweep.Discover, DiscoverInterval: d.cfg.Sweep.DiscoverInterval,
 		WebhookTrouble: webhookTrouble(d.cfg.Config), WebhookInterval: d.cfg.Sweep.WebhookInterval, CallTimeout: d.cfg.GitLab.RequestTimeout, Logger: d.log,
 		GiveUpAfter: d.cfg.Scheduler.GiveUpAfter, GiveUpFor: d.cfg.Scheduler.GiveUpFor,
-		Fit: d.fit(), HoldAfter: d.cfg.Scheduler.HoldAfter, HostProbeInterval: d.cfg.Flintlock.ProbeInterval,
-		HostProbeTimeout: d.cfg.Flintlock.ProbeTimeout, HostLostAfter: d.cfg.Flintlock.LostAfter,
+		Fit: d.fit(), HoldAfter: set.HoldAfter, HostProbeInterval: d.cfg.Flintlock.ProbeInterval,
+		HostProbeTimeout: d.cfg.Flintlock.ProbeTimeout, HostLostAfter: set.HostLostAfter,
 	})
 }
 
@@ -235,9 +246,9 @@ func (d *daemon) logError(doing string, err error) {
 }
 
 // sweptProjects resolves the projects that are swept from the start.
-func (d *daemon) sweptProjects(ctx context.Context) ([]int64, error) {
+func (d *daemon) sweptProjects(ctx context.Context, cfg *config.Config) ([]int64, error) {
 	var ids []int64
-	for _, p := range d.cfg.GitLab.Projects {
+	for _, p := range cfg.GitLab.Projects {
 		id, err := strconv.ParseInt(p, 10, 64)
 		if err != nil {
 			if id, err = d.gitlab.ProjectID(ctx, p); err != nil {

@@ -90,7 +90,7 @@ func (d *daemon) shim() []string {
 
 // image returns the image of that name, or the files that the configuration names instead.
 func (d *daemon) image(ctx context.Context, name string) (firerunner.Image, error) {
-	vm := d.cfg.VM
+	vm := d.inForce.Load().VM
 	switch {
 	case d.cfg.Driver == "fake":
 		return firerunner.Image{Name: name}, nil
@@ -106,7 +106,7 @@ func (d *daemon) image(ctx context.Context, name string) (firerunner.Image, erro
 func (d *daemon) missingImages(ctx context.Context) error {
 	var missing []error
 	seen := map[string]bool{}
-	for _, p := range d.cfg.ProfileList() {
+	for _, p := range d.inForce.Load().ProfileList() {
 		if seen[p.Image] {
 			continue
 		}

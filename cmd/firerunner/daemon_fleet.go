@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -33,6 +35,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	d.guestListener = listener
 	d.onClose(func() { _ = listener.Close() }) // where it was never served
 	d.fingerprint = guest.Fingerprint(certificate)
+	d.reached.Store(reachedHosts(fleet(d.cfg.Config)))
 	driver, err := d.fleetDriver(ctx, d.controllerName())
 	if err != nil {
 		return err
@@ -50,7 +53,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 // guests call us in either case, and know of the other controllers.
 func (d *daemon) fleetDriver(ctx context.Context, controller string) (*flintlock.Driver, error) {
 	return flintlock.New(ctx, flintlock.Config{
-		Name: d.cfg.Driver, Namespace: namespaceOf(d.installation, controller), Partition: partitionOf(d.cfg.Config, controller), Hosts: fleet(d.hosts.Load()), Ledger: d.store,
+		Name: d.cfg.Driver, Namespace: namespaceOf(d.installation, controller), Partition: partitionOf(d.cfg.Config, controller), Hosts: slices.Collect(maps.Values(*d.reached.Load())), Ledger: d.store,
 		GuestURL: d.cfg.Guest.Endpoint(), GuestFingerprint: d.fingerprint, Others: d.otherDoors,
 		Outside: provisioner(d.log).Outside, AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
 		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),
@@ -106,7 +109,7 @@ func (d *daemon) fleetImage(ctx context.Context, name string) (firerunner.Image,
 	if firerunner.CodeOf(err) != firerunner.NotFound {
 		return image, err
 	}
-	for _, h := range d.hosts.Load().Fleet() {
+	for _, h := range d.inForce.Load().Fleet() {
 		if h.KernelImage == "" || h.RootFSImage == "" {
 			return image, err
 		}

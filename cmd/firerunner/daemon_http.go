@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/config"
 	"github.com/firerunner/firerunner/internal/intake"
 	"github.com/firerunner/firerunner/internal/telemetry"
 )
@@ -17,19 +18,11 @@ const readyKeep = 5 * time.Second
 
 // openServers makes both listeners, so that an address that is taken is an error before anything runs.
 func (d *daemon) openServers() error {
-	in, err := intake.New(intake.Config{
-		Store: d.store, SigningTokens: nonEmpty(d.cfg.GitLab.SigningToken), Tokens: nonEmpty(d.cfg.GitLab.WebhookSecret),
-		AllowUnauthenticated: d.cfg.GitLab.AllowUnauthenticated,
-		AllowedNetworks:      d.cfg.Intake.AllowedNetworks, TrustedProxies: d.cfg.Intake.TrustedProxies,
-		BodyLimit:           int64(d.cfg.Intake.BodyLimitKiB) << 10,
-		FailuresPerMinute:   d.cfg.Intake.FailuresPerMinute,
-		DeliveriesPerSecond: float64(d.cfg.Intake.DeliveriesPerSecond),
-		Observe:             func(r intake.Result, took time.Duration) { d.metrics.Webhook(string(r), took) },
-		Logger:              d.log,
-	})
+	in, err := d.newIntake(d.cfg.Config)
 	if err != nil {
 		return err
 	}
+	d.intake.Store(in)
 	ready := telemetry.Ready(map[string]telemetry.Check{
 		"store": d.store.Ping,
 		"queue": d.queue.Ping,
@@ -40,7 +33,7 @@ func (d *daemon) openServers() error {
 	})
 	ready.Keep, ready.Logger = readyKeep, d.log
 	webhooks := http.NewServeMux()
-	webhooks.Handle(webhookPath, in)
+	webhooks.Handle(webhookPath, &d.intake)
 	webhooks.Handle("GET /healthz", telemetry.Alive())
 	webhooks.Handle("GET /readyz", ready)
 	metrics := http.NewServeMux()
@@ -53,6 +46,20 @@ func (d *daemon) openServers() error {
 	}
 	d.metricsServer, err = d.listen(s.MetricsHost, s.MetricsPort, "server.metrics_port", metrics)
 	return err
+}
+
+// newIntake is the webhooks' door as a configuration has it.
+func (d *daemon) newIntake(cfg *config.Config) (*intake.Intake, error) {
+	return intake.New(intake.Config{
+		Store: d.store, SigningTokens: nonEmpty(cfg.GitLab.SigningToken), Tokens: nonEmpty(cfg.GitLab.WebhookSecret),
+		AllowUnauthenticated: cfg.GitLab.AllowUnauthenticated,
+		AllowedNetworks:      cfg.Intake.AllowedNetworks, TrustedProxies: cfg.Intake.TrustedProxies,
+		BodyLimit:           int64(cfg.Intake.BodyLimitKiB) << 10,
+		FailuresPerMinute:   cfg.Intake.FailuresPerMinute,
+		DeliveriesPerSecond: float64(cfg.Intake.DeliveriesPerSecond),
+		Observe:             func(r intake.Result, took time.Duration) { d.metrics.Webhook(string(r), took) },
+		Logger:              d.log,
+	})
 }
 
 func (d *daemon) listen(host string, port int, key string, routes http.Handler) (*server, error) {

@@ -167,6 +167,7 @@ func (d *demo) clear(ctx context.Context, cfg *config.Config, logger *slog.Logge
 		return nil, err
 	}
 	old := &daemon{cfg: daemonConfig{Config: cfg, Logger: logger, Environ: d.Environ}, log: logger}
+	old.inForce.Store(cfg)
 	defer old.close()
 	installation, err := installationID(d.dir)
 	if err == nil {

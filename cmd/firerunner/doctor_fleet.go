@@ -81,7 +81,7 @@ func (e *examination) pulled(ctx context.Context, x *flintlock.Examination, desk
 	host := h.Name
 	var found []finding
 	d := daemon{cfg: daemonConfig{Config: e.cfg}, images: &image.Store{Dir: e.cfg.Image.Dir}}
-	d.hosts.Store(e.cfg)
+	d.inForce.Store(e.cfg)
 	seen := map[string]bool{}
 	for _, p := range e.cfg.ProfileList() {
 		if seen[p.Image] {

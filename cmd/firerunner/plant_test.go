@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,10 +36,12 @@ type plant struct {
 	hook    gitlabtest.Hook
 	token   string
 
-	guests fake.Config
-	port   int // of the webhooks
-	daemon *daemon
-	log    *lockedBuffer
+	guests  fake.Config
+	port    int // of the webhooks
+	daemon  *daemon
+	level   slog.LevelVar
+	log     *lockedBuffer
+	unwatch func() // ends followConfig
 }
 
 // plantPatience is for what must come; it is never waited for when all is well.
@@ -93,14 +97,55 @@ func (p *plant) start() {
 	cfg, err := p.load()
 	require.NoError(p.t, err)
 	p.daemon, err = openDaemon(p.t.Context(), daemonConfig{
-		Config: cfg, Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Fake: p.guests,
+		Config: cfg, Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: &p.level})), Level: &p.level, Fake: p.guests,
 	})
 	require.NoError(p.t, err)
 	require.NoError(p.t, p.daemon.start(p.t.Context()))
 }
 
+// follow has the daemon read its configuration again when it changes.
+func (p *plant) follow() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var following sync.WaitGroup
+	following.Go(func() { p.daemon.followConfig(ctx, p.file, p.load) })
+	p.unwatch = func() { cancel(); following.Wait() }
+}
+
+// metric is the value of one series, as a scrape has it.
+func (p *plant) metric(series string) string {
+	p.t.Helper()
+	answer := httptest.NewRecorder()
+	p.daemon.metrics.Serve().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	for line := range strings.Lines(answer.Body.String()) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "no such series"
+}
+
+// webhook delivers a hook about a job that is nobody's and returns the status of the answer.
+func (p *plant) webhook(secret, id string) int {
+	p.t.Helper()
+	body := `{"object_kind": "build", "build_id": 999999, "build_status": "pending", "project_id": 1, "project": {"id": 1, "path_with_namespace": "group/app"}}`
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodPost, p.hook.URL, strings.NewReader(body))
+	require.NoError(p.t, err)
+	req.Header.Set("X-Gitlab-Event", "Job Hook")
+	req.Header.Set("X-Gitlab-Token", secret)
+	req.Header.Set("X-Gitlab-Event-UUID", id)
+	req.Close = true
+	answer, err := http.DefaultClient.Do(req)
+	require.NoError(p.t, err)
+	require.NoError(p.t, answer.Body.Close())
+	return answer.StatusCode
+}
+
 // stop ends the daemon as a crash would, as far as one process allows it: nothing is finished.
 func (p *plant) stop() {
+	if p.unwatch != nil {
+		p.unwatch()
+		p.unwatch = nil
+	}
 	if p.daemon != nil {
 		p.daemon.close()
 		p.daemon = nil

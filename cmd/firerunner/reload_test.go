@@ -70,7 +70,7 @@ hosts: [%s]
 	write(host("a")+", "+host("b"), "log: {level: debug}")
 	require.NoError(t, d.reload(ctx, load))
 	require.Equal(t, []string{"a", "b"}, names())
-	require.Contains(t, log.String(), `sections="[gitlab log]"`, "its token changed too, and is not read again")
+	require.Contains(t, log.String(), `changed="gitlab.token log.level hosts"`)
 	_, err = d.fleetImage(ctx, "default")
 	require.Error(t, err, "no host has references of its own")
 

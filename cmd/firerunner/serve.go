@@ -33,8 +33,10 @@ for shutdown_grace, then stops them so that GitLab hears of it. A second signal
 cuts the grace short. Nothing that runs is lost by kill -9: the microVMs live on
 and the next start takes them up.
 
-SIGHUP reads the configuration again: hosts that came or changed are used at once,
-hosts that went are drained. A wrong file changes nothing.
+SIGHUP reads the configuration again, and so does a change of its file or a
+secret's (watch_config). All of it comes into force at once, but for what a running
+daemon cannot change (where it listens, its database, its driver): that is named in
+a warning. Hosts that went are drained. A wrong file changes nothing.
 
 /healthz says that the process is alive, /readyz that store, queue and GitLab
 answer; /metrics is on its own port (server.metrics_port).`,
@@ -50,15 +52,15 @@ func (a *app) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	level := cfg.Log.Level
-	if a.verbose {
-		level = "debug"
-	}
-	logger, err := telemetry.NewLogger(a.Stderr, cfg.Log.Format, level)
+	level, changes, err := logLevel(cfg, a.verbose)
 	if err != nil {
 		return err
 	}
-	d, err := openDaemon(ctx, daemonConfig{Config: cfg, Logger: logger, Environ: a.Environ})
+	logger, err := telemetry.NewLoggerAt(a.Stderr, cfg.Log.Format, level)
+	if err != nil {
+		return err
+	}
+	d, err := openDaemon(ctx, daemonConfig{Config: cfg, Logger: logger, Level: changes, Environ: a.Environ})
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func (a *app) serve(ctx context.Context) error {
 	logger.Info("serving", "webhook", d.webhookURL(), "metrics", d.metricsURL(), "version", buildVersion())
 	reading, stopReading := context.WithCancel(ctx)
 	var reloading sync.WaitGroup
-	reloading.Go(func() { d.reloadOnHangup(reading, func() (*config.Config, error) { return a.load(false) }) })
+	reloading.Go(func() { d.followConfig(reading, a.file(), func() (*config.Config, error) { return a.load(false) }) })
 	defer reloading.Wait()
 	defer stopReading()
 	select {
@@ -85,8 +87,9 @@ func (a *app) serve(ctx context.Context) error {
 	}
 	hurry, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	logger.Info("ending: no new jobs; running ones may finish", "grace", cfg.ShutdownGrace)
-	return d.end(hurry, cfg.ShutdownGrace, a.Stderr)
+	grace := d.inForce.Load().ShutdownGrace
+	logger.Info("ending: no new jobs; running ones may finish", "grace", grace)
+	return d.end(hurry, grace, a.Stderr)
 }
 
 // end finishes the work and says what is left, if anything is.

@@ -46,6 +46,8 @@ type Config struct {
 	DatabasePasswordFile string            `yaml:"database_password_file" path:"yes"`
 	// ShutdownGrace is how long running jobs may go on after SIGTERM.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace"`
+	// WatchConfig has a daemon read the configuration again when its file, or that of a secret, changes.
+	WatchConfig bool `yaml:"watch_config"`
 
 	origins map[string]origin // where each key that was given came from, for the problems
 }

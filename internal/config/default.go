@@ -42,5 +42,6 @@ func Default() Config {
 		Log:           Log{Level: "info", Format: "text"},
 		Driver:        "qemu",
 		ShutdownGrace: 5 * time.Minute,
+		WatchConfig:   true,
 	}
 }

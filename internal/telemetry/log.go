@@ -20,6 +20,11 @@ func NewLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	if err := least.UnmarshalText([]byte(level)); err != nil {
 		return nil, firerunner.Errorf(firerunner.Invalid, "log: unknown level %q", level).WithHint("use debug, info, warn or error")
 	}
+	return NewLoggerAt(w, format, least)
+}
+
+// NewLoggerAt is NewLogger with a level that may change meanwhile.
+func NewLoggerAt(w io.Writer, format string, least slog.Leveler) (*slog.Logger, error) {
 	opts := &slog.HandlerOptions{Level: least, ReplaceAttr: redact}
 	switch format {
 	case "text":
