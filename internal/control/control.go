@@ -75,9 +75,10 @@ type Config struct {
 	StopGrace       time.Duration // how long a job that is ended early may take to say so to GitLab
 	CallTimeout     time.Duration // for one call to GitLab
 
-	Now    func() time.Time
-	NewID  func() string
-	Logger *slog.Logger
+	Now     func() time.Time
+	Elapsed func() time.Duration // since some moment, by a clock that never jumps
+	NewID   func() string
+	Logger  *slog.Logger
 }
 
 // Control is the loops and steps. New makes it, Start starts the loops, Close ends them.
@@ -99,6 +100,7 @@ type Control struct {
 	prober     firerunner.HostProber    // nil: hosts are never asked
 	lister     firerunner.ProjectLister // nil: projects cannot be discovered
 	watcher    firerunner.WebhookLister // nil: webhooks cannot be looked at
+	time       timekeeper
 
 	closing  chan struct{} // closed when no new work may be taken
 	closeOne sync.Once
@@ -144,6 +146,10 @@ func New(c Config) (*Control, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Elapsed == nil {
+		began := time.Now()
+		c.Elapsed = func() time.Duration { return time.Since(began) }
+	}
 	if c.NewID == nil {
 		c.NewID = func() string { return newID(time.Now()) }
 	}
@@ -168,7 +174,7 @@ func (c *Control) Start(ctx context.Context) error {
 		c.Close()
 		return err
 	}
-	c.loop(ctx, "expire", time.Second, c.expire)
+	c.loop(ctx, "expire", time.Second, c.expireInTime)
 	c.loop(ctx, "reap", c.ReapInterval, c.reap)
 	if c.StandsIn {
 		return nil

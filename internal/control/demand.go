@@ -175,6 +175,9 @@ func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.
 		if r.Outcome == "" || r.Reason == firerunner.ReasonHostLost { // another host will do
 			continue
 		}
+		if r.MovedAt.After(c.Now()) { // the clock went back since: it would be waited for until it is there again
+			continue
+		}
 		if r.Outcome != firerunner.Rejected {
 			break
 		}

@@ -21,6 +21,9 @@ func (c *Control) Sweep(ctx context.Context) error { return c.sweep(ctx) }
 // Expire is one look for overdue runners.
 func (c *Control) Expire(ctx context.Context) error { return c.expire(ctx) }
 
+// ExpireInTime is one round of the task that looks for overdue runners.
+func (c *Control) ExpireInTime(ctx context.Context) error { return c.expireInTime(ctx) }
+
 // Reap is one search for what nobody owns.
 func (c *Control) Reap(ctx context.Context) error { return c.reap(ctx) }
 

@@ -151,6 +151,9 @@ func (c *Control) silence(h firerunner.Host, now time.Time) time.Duration {
 	if began.After(h.SeenAt) {
 		return now.Sub(began)
 	}
+	if h.SeenAt.After(now) { // the clock went back: what was asked since counts
+		return time.Duration(c.fleet.unansweredBy(h.Name)) * c.HostProbeInterval
+	}
 	return now.Sub(h.SeenAt)
 }
 

@@ -81,7 +81,9 @@ func (c *Control) sweepProject(ctx context.Context, projectID int64) error {
 		if err != nil {
 			return err
 		}
-		open = slices.DeleteFunc(open, func(j firerunner.Job) bool { return listed[j.ID] || !j.SeenAt.Before(asked) })
+		open = slices.DeleteFunc(open, func(j firerunner.Job) bool {
+			return listed[j.ID] || !j.SeenAt.Before(asked) && !j.SeenAt.After(c.Now()) // after now: the clock went back
+		})
 		return c.readAgain(ctx, ch, open)
 	})
 }

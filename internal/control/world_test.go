@@ -28,8 +28,9 @@ type world struct {
 	control *control.Control
 	project int64
 	now     time.Time
-	dead    bool // the daemon that runs now
-	crashIn int  // points until it dies; 0 = it does not
+	elapsed time.Duration // by a clock that never jumps; for the tests that are about jumps
+	dead    bool          // the daemon that runs now
+	crashIn int           // points until it dies; 0 = it does not
 
 	nextID  int64
 	jobs    map[int64]*modelJob
@@ -108,7 +109,7 @@ func (w *world) start() {
 		Image:        func(context.Context, string) (firerunner.Image, error) { return firerunner.Image{Name: "debian"}, nil },
 		Installation: "inst1", Profiles: profiles(), GuestURL: "http://gitlab", SweepProjects: []int64{w.project}, SweepWindow: time.Hour,
 		SweepPerMinute: 1e9, // time costs nothing here, and the budget has a clock of its own
-		Now:            func() time.Time { return w.now }, NewID: func() string { return fmt.Sprintf("r%015d", w.id()) },
+		Now:            func() time.Time { return w.now }, Elapsed: func() time.Duration { return w.elapsed }, NewID: func() string { return fmt.Sprintf("r%015d", w.id()) },
 		StopGrace: time.Nanosecond,
 	})
 	if err != nil {

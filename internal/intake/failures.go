@@ -38,7 +38,7 @@ func (f *failures) over(source netip.Addr) bool {
 	defer f.mu.Unlock()
 	now := f.now()
 	c := f.of(source, now)
-	if now.Sub(c.began) >= window {
+	if age := now.Sub(c.began); age >= window || age < 0 { // below 0: the clock went back
 		*c = count{began: now}
 	}
 	c.n = min(c.n+1, f.most+1)
@@ -67,7 +67,7 @@ func (f *failures) of(source netip.Addr, now time.Time) *count {
 	if len(f.counts) >= mostSources && now.Sub(f.cleaned) >= time.Second {
 		f.cleaned = now
 		for key, c := range f.counts {
-			if now.Sub(c.began) >= window {
+			if age := now.Sub(c.began); age >= window || age < 0 { // below 0: the clock went back
 				delete(f.counts, key)
 			}
 		}

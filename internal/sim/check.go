@@ -113,7 +113,7 @@ func (w *world) excusedBut(vm *microVM, j *Job, but ...string) bool {
 			return true
 		}
 	}
-	if now.Sub(j.StartedAt) > j.Timeout {
+	if now.Sub(j.StartedAt) > j.Timeout || w.unseenJump(vm.madeAt) {
 		return true
 	}
 	if slices.ContainsFunc(w.ending, func(s *span) bool { return s.overlaps(vm.madeAt, now) }) {
@@ -129,6 +129,23 @@ func (w *world) excusedBut(vm *microVM, j *Job, but ...string) bool {
 		}
 	}
 	return false
+}
+
+// unseenJump reports whether the clock jumped since, while no daemon was there that could see it: whoever starts later does
+// not know.
+func (w *world) unseenJump(since time.Time) bool {
+	return slices.ContainsFunc(w.jumps, func(at time.Time) bool {
+		if at.Before(since) {
+			return false
+		}
+		from, until := at.Add(-5*time.Second), at.Add(5*time.Second)
+		for _, s := range w.outages { // it saw it, and could not write
+			if s.overlaps(from, until) {
+				until = s.until.Add(5 * time.Second)
+			}
+		}
+		return slices.ContainsFunc(w.downs, func(s span) bool { return s.overlaps(from, until) })
+	})
 }
 
 // noteDeletion looks at a runner that is being deleted in GitLab: it must be ours.

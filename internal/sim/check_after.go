@@ -129,10 +129,10 @@ func (w *world) checkLives() {
 	}
 }
 
-// slack is how much longer than its deadline a state may last in a time: the daemon was dead, or could not write, or its
-// clock went back.
+// slack is how much longer than its deadline a state may last in a time: the daemon was dead, or could not write. A
+// clock that jumps is no excuse.
 func (w *world) slack(from, until time.Time) time.Duration {
-	slack := 2*time.Second + w.jumped
+	slack := 2 * time.Second
 	for _, spans := range [][]span{w.downs, w.outages} {
 		for _, s := range spans {
 			if s.overlaps(from, until) {

@@ -86,7 +86,8 @@ func (vm *microVM) exit(why string) {
 }
 
 func (vm *microVM) begin() {
-	vm.in(time.Until(vm.spec.Deadline), func() { vm.exit("its deadline passed") })
+	// Its host's clock is the daemon's, and whoever ends it counts the time from here on.
+	vm.in(vm.spec.Deadline.Sub(vm.w.wallClock()), func() { vm.exit("its deadline passed") })
 	if l := vm.life; l.diesIn > 0 {
 		vm.in(l.diesIn, func() {
 			vm.harm["it died"] = true

@@ -125,6 +125,9 @@ func drawMoments(s *scheduler, p *plan) {
 			m.at, m.lasts = s.between(0, p.chaos), s.between(least, most)
 			m.host = pick(s, p.hosts...).Name
 			m.by = s.between(0, 8*time.Minute) - 4*time.Minute
+			if s.happens(0.3) { // as where a machine was suspended, or its clock was never set
+				m.by *= 30
+			}
 			p.moments = append(p.moments, m)
 		}
 	}

@@ -72,7 +72,7 @@ type world struct {
 	awayGitLab int
 	awayStore  int
 	clockOff   atomic.Int64 // of the daemon's clock
-	jumped     time.Duration
+	jumps      []time.Time
 	lastID     int
 	foreign    int64 // somebody else's runner in GitLab
 

@@ -42,7 +42,7 @@ func (d *Driver) tick() time.Duration {
 	now := d.cfg.Now()
 	for _, vm := range d.vms.all() {
 		vm.mu.Lock()
-		row, ending, silent := vm.row, vm.ending, now.Sub(vm.aliveAt)
+		row, until, ending, silent := vm.row, vm.until, vm.ending, now.Sub(vm.aliveAt)
 		vm.mu.Unlock()
 		var why string
 		switch {
@@ -50,7 +50,7 @@ func (d *Driver) tick() time.Duration {
 			continue
 		case ending != "":
 			why = ending
-		case !now.Before(row.Deadline):
+		case !now.Before(until):
 			why = "ended at its deadline"
 		case admitted(row) && !fromOutside(row) && silent >= d.cfg.HeartbeatTimeout:
 			why = fmt.Sprintf("its guest has not been heard of for %s", silent.Round(time.Second))
@@ -62,7 +62,7 @@ func (d *Driver) tick() time.Duration {
 			}
 			continue
 		}
-		sleep = min(sleep, row.Deadline.Sub(now))
+		sleep = min(sleep, until.Sub(now))
 		if admitted(row) && !fromOutside(row) {
 			sleep = min(sleep, d.cfg.HeartbeatTimeout-silent)
 		}

@@ -66,7 +66,7 @@ func (d *Driver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firer
 		vm = newMicroVM(firerunner.LedgerVM{
 			ID: spec.ID, Driver: d.cfg.Partition, Host: spec.Host, Token: hash,
 			CreatedAt: now.UTC().Truncate(time.Microsecond), Deadline: spec.Deadline,
-		})
+		}, now)
 		if err := d.cfg.Ledger.SaveVM(ctx, vm.row); err != nil {
 			return firerunner.MicroVM{}, firerunner.Errorf(firerunner.CodeOf(err), "flintlock: writing down microVM %s: %w", spec.ID, err)
 		}
@@ -148,7 +148,7 @@ func (vm *microVM) begin(spec firerunner.MicroVMSpec, now time.Time) {
 	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
-	vm.start, vm.aliveAt, vm.row.Deadline = &start, now, spec.Deadline
+	vm.start, vm.aliveAt, vm.row.Deadline, vm.until = &start, now, spec.Deadline, now.Add(spec.Deadline.Sub(now))
 	vm.outside = spec.Provision == firerunner.ProvisionSSH
 }
 

@@ -68,7 +68,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	d.life, d.end = context.WithCancel(context.Background())
 	now := cfg.Now()
 	for _, row := range rows {
-		vm := newMicroVM(row)
+		vm := newMicroVM(row, now)
 		vm.aliveAt = now // its guest has a while to call again
 		d.vms.add(vm)
 	}

@@ -22,6 +22,7 @@ type microVM struct {
 	start   *firerunner.GuestStart // until its guest has it; nil after a restart of the daemon
 	outside bool                   // it is provisioned over SSH: nobody in it is let in
 	aliveAt time.Time              // its guest's last sign of life
+	until   time.Time              // its row's deadline by a clock that never jumps, from when this process knows it
 	ending  string                 // why it ends, as long as the ledger has not taken that
 	orders  chan firerunner.GuestOrder
 	attach  chan struct{} // closed once its guest listens for orders
@@ -31,9 +32,9 @@ type microVM struct {
 	removing map[string]time.Time
 }
 
-func newMicroVM(row firerunner.LedgerVM) *microVM {
+func newMicroVM(row firerunner.LedgerVM, now time.Time) *microVM {
 	return &microVM{
-		id: row.ID, row: row, gone: make(chan struct{}), changed: make(chan struct{}), attach: make(chan struct{}),
+		id: row.ID, row: row, until: now.Add(row.Deadline.Sub(now)), gone: make(chan struct{}), changed: make(chan struct{}), attach: make(chan struct{}),
 		removing: map[string]time.Time{},
 	}
 }
