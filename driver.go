@@ -43,7 +43,7 @@ type Console interface {
 	Console(ctx context.Context, id string) (io.ReadCloser, error)
 }
 
-// HostProber is an extra ability of a driver that reaches its hosts over a network.
+// HostProber is an extra ability of a driver whose hosts may be unable to take work: they are out of reach, or have no room.
 type HostProber interface {
 	// ProbeHost asks one host for a sign of life. nil: it answers and takes work. Unavailable: it does not answer.
 	// Anything else: it answers and cannot take work, for this reason.

@@ -18,7 +18,7 @@ type Host struct {
 	// Controller is the one that has configured it last. A host that is a controller's own machine is its alone.
 	Controller string
 
-	// What was last seen of it. A host that is this very machine is never asked.
+	// What was last seen of it.
 	SeenAt  time.Time // its last sign of life; zero: never
 	Trouble string    // why it takes no new work just now; empty: it does
 	Lost    bool      // silent for so long that its microVMs count as lost

@@ -38,7 +38,7 @@ func (d *daemon) openDriver(ctx context.Context) error {
 	}
 	q, err := qemu.New(qemu.Config{
 		StateDir: d.cfg.StateDir, Shim: d.shim(), QEMU: d.cfg.VM.QEMU, Accel: d.cfg.VM.Accel,
-		Host: d.cfg.Scheduler.HostName, Installation: d.installation, UIDBase: d.cfg.VM.UIDBase,
+		Host: d.cfg.Scheduler.HostName, Installation: d.installation, UIDBase: d.cfg.VM.UIDBase, MinFreeMiB: d.cfg.Scheduler.MinFreeDiskMiB,
 		ConsoleBytes: int64(d.cfg.VM.ConsoleKiB) << 10, Logger: d.log,
 	})
 	if err != nil {

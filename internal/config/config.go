@@ -154,7 +154,9 @@ type Scheduler struct {
 	// for GiveUpFor.
 	GiveUpAfter int           `yaml:"give_up_after"`
 	GiveUpFor   time.Duration `yaml:"give_up_for"`
-	HostName    string        `yaml:"host_name"` // this machine's name in rows and metrics; empty: its host name
+	// MinFreeDiskMiB is the room in StateDir below which this machine takes no new work. 0: it is not looked at.
+	MinFreeDiskMiB int    `yaml:"min_free_disk_mb"`
+	HostName       string `yaml:"host_name"` // this machine's name in rows and metrics; empty: its host name
 }
 
 // Controller is this process among the others that serve the same PostgreSQL.

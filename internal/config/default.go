@@ -32,7 +32,7 @@ func Default() Config {
 		Controller: Controller{LeaseTime: 5 * time.Second},
 		Flintlock:  Flintlock{ProbeInterval: 10 * time.Second, ProbeTimeout: 5 * time.Second, LostAfter: time.Minute},
 		Guest:      Guest{Host: "0.0.0.0", Port: 8443},
-		Scheduler:  Scheduler{QueueSize: 1000, OvercommitCPU: 2, HoldAfter: 5 * time.Minute, GiveUpAfter: 6, GiveUpFor: 15 * time.Minute},
+		Scheduler:  Scheduler{QueueSize: 1000, OvercommitCPU: 2, HoldAfter: 5 * time.Minute, GiveUpAfter: 6, GiveUpFor: 15 * time.Minute, MinFreeDiskMiB: 1024},
 		Deadlines:  firerunner.DefaultDeadlines(),
 		Sweep: Sweep{
 			Interval: time.Minute, ProjectWindow: 7 * 24 * time.Hour, RequestsPerMinute: 300, ActiveWindow: time.Hour,

@@ -32,7 +32,7 @@ func atStart() []string {
 		"server.write_timeout", "server.idle_timeout",
 		"gitlab.url", "gitlab.guest_url", "gitlab.ca_file", "gitlab.request_timeout", "guest.",
 		"flintlock.probe_interval", "flintlock.probe_timeout",
-		"vm.accel", "vm.qemu", "vm.uid_base", "vm.console_kib", "scheduler.host_name", "image.dir", "log.format",
+		"vm.accel", "vm.qemu", "vm.uid_base", "vm.console_kib", "scheduler.min_free_disk_mb", "scheduler.host_name", "image.dir", "log.format",
 		"sweep.requests_per_minute", "sweep.active_window", "sweep.idle_interval", "sweep.discover", "sweep.discover_interval",
 		"sweep.webhook_interval", "scheduler.give_up_after", "scheduler.give_up_for", "controller.",
 		"driver", "state_dir", "database", "database_file", "database_password", "database_password_file", "watch_config",

@@ -129,6 +129,7 @@ func (k *checker) scheduler() {
 	k.between("scheduler.queue_size", s.QueueSize, 1, 1_000_000)
 	k.between("scheduler.vcpus", s.VCPUs, 1, 100_000)
 	k.between("scheduler.memory_mb", s.MemoryMiB, 1, 1<<30)
+	k.between("scheduler.min_free_disk_mb", s.MinFreeDiskMiB, 0, 1<<30)
 	if !(s.OvercommitCPU >= 1 && s.OvercommitCPU <= 100) { // also refuses NaN
 		k.problem("scheduler.overcommit_cpu", "%v is not between 1 and 100", s.OvercommitCPU)
 	}

@@ -188,7 +188,7 @@ func (c *Control) Start(ctx context.Context) error {
 		c.loop(ctx, "webhooks", c.WebhookInterval, c.leading(c.lookAtWebhooks))
 	}
 	if c.prober != nil {
-		c.loop(ctx, "probe", c.HostProbeInterval, c.leading(c.probeHosts))
+		c.loop(ctx, "probe", c.HostProbeInterval, c.probeHosts)
 	}
 	return nil
 }

@@ -73,10 +73,16 @@ func (c *Control) advanceStep(r firerunner.Runner) firerunner.Step {
 	return s
 }
 
+// asks reports whether it is ours to ask a host for a sign of life: our own machine, or, for the whole site, every host that
+// is reached over a network.
+func (c *Control) asks(h firerunner.Host) bool {
+	return h.Driver == c.Driver.Name() && c.serves(h.Name) && (c.LocalHost != "" || c.leads())
+}
+
 // remote reports whether the hosts of a driver are reached over a network, by any controller that has that driver. Others
 // are a controller's own machine.
 func (c *Control) remote(h firerunner.Host) bool {
-	return c.prober != nil && h.Driver == c.Driver.Name()
+	return c.prober != nil && c.LocalHost == "" && h.Driver == c.Driver.Name()
 }
 
 // carrier is who moves a runner that is placed on a host.

@@ -41,7 +41,7 @@ func (c *Control) probeHosts(ctx context.Context) error {
 		return fmt.Errorf("reading the hosts: %w", err)
 	}
 	answers := c.askHosts(ctx, rows)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || len(answers) == 0 {
 		return ctx.Err()
 	}
 	c.fleet.count(answers)
@@ -81,7 +81,7 @@ func (c *Control) askHosts(ctx context.Context, rows []firerunner.Host) map[stri
 	answers := map[string]answer{}
 	places := make(chan struct{}, probesAtOnce)
 	for _, h := range rows {
-		if h.Driver != c.Driver.Name() {
+		if !c.asks(h) {
 			continue
 		}
 		places <- struct{}{}

@@ -61,10 +61,12 @@ func arguments(spec shimSpec, mac string) []string {
 	}
 	if spec.Image.RootFS != "" {
 		args = append(args,
-			// The disk dies with the microVM, so nothing need ever be flushed.
-			"-drive", "id=disk,if=none,format=qcow2,cache=unsafe,discard=unmap,file="+escaped(filepath.Join(spec.Dir, overlayFile)),
+			// The disk dies with the microVM, so nothing need ever be flushed. Where the host has no room the guest stands
+			// still: see watchDisk.
+			"-drive", "id=disk,if=none,format=qcow2,cache=unsafe,discard=unmap,werror=enospc,file="+escaped(filepath.Join(spec.Dir, overlayFile)),
 			"-device", "virtio-blk-device,drive=disk")
 	}
+	args = append(args, "-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD(mac)), "-mon", "chardev=monitor,mode=control")
 	if mac != "" {
 		args = append(args,
 			"-netdev", fmt.Sprintf("stream,id=network,server=off,addr.type=fd,addr.str=%d", networkFD),

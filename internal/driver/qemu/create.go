@@ -43,6 +43,9 @@ func (d *Driver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firer
 		return firerunner.MicroVM{}, err
 	}
 	d.step("create: clean")
+	if err := d.room(d.cfg.MinFreeMiB); err != nil {
+		return firerunner.MicroVM{}, firerunner.Errorf(firerunner.Exhausted, "qemu: creating microVM %s: %w", spec.ID, err).WithHint("%s", firerunner.HintOf(err))
+	}
 	began := time.Now()
 	rec, err := d.build(ctx, spec)
 	if err != nil {

@@ -20,6 +20,7 @@ type cause string
 const (
 	causeDeadline  cause = "ended at its deadline"
 	causeDestroyed cause = "destroyed"
+	causeDiskFull  cause = "the disk of its host is full"
 	causeShutdown  cause = "ended with its shim, which was told to end"
 )
 
@@ -31,6 +32,7 @@ type ending struct {
 	Stderr   string
 	OOMKills int // by the cgroup, since the start
 	LimitMiB int
+	Dir      string // of the microVM
 }
 
 // panicLine is what the kernel prints last: kernel/panic.c.
@@ -47,6 +49,8 @@ func (e ending) report() firerunner.GuestReport {
 	}
 	panicked := panicLine.FindString(e.Console)
 	switch {
+	case e.Cause == causeDiskFull:
+		r.Message = noRoom(e.Dir)
 	case e.Cause != "":
 		r.Message = string(e.Cause)
 	case status.Signaled() && e.OOMKills > 0:

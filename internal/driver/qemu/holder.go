@@ -129,14 +129,19 @@ func (h *holder) hold(ctx context.Context) error {
 		})
 	}
 
+	rooms.Go(h.machine.watchDisk)
+
 	deadline := time.NewTimer(time.Until(h.spec.Deadline))
 	defer deadline.Stop()
-	end := ending{LimitMiB: h.spec.MemoryMiB}
+	end := ending{LimitMiB: h.spec.MemoryMiB, Dir: h.spec.Dir}
 	select {
 	case <-h.machine.done:
 	case <-deadline.C:
 		end.Cause = causeDeadline
 		h.machine.end(h.spec.StopGrace)
+	case <-h.machine.full:
+		end.Cause = causeDiskFull
+		h.machine.end(0)
 	case <-h.destroy:
 		end.Cause = causeDestroyed
 		h.machine.end(0) // its disk is thrown away: nothing to flush
@@ -153,13 +158,13 @@ func (h *holder) hold(ctx context.Context) error {
 	// The guest's last words may still be in the channel. Closing it from the far end has ended it, so the rooms
 	// read to its end and return by themselves; if not, they are told to.
 	h.drain(&rooms, stop)
+	_ = os.Remove(filepath.Join(h.spec.Dir, overlayFile)) // nobody reads it again, and the last report may need its room
 	last := end.report()
 	h.reports.Driver(last)
 	close(h.ended)
 	h.log.Info("qemu ended", "message", last.Message, "status", last.ExitCode)
-	_ = os.Remove(filepath.Join(h.spec.Dir, overlayFile)) // nobody reads it again, and it may be large
 
-	if end.Cause == "" {
+	if end.Cause == "" || end.Cause == causeDiskFull {
 		linger := time.NewTimer(min(h.spec.Linger, time.Until(h.spec.Deadline)))
 		defer linger.Stop()
 		select {

@@ -24,11 +24,13 @@ const stderrLimit = 4 << 10
 type machine struct {
 	guest   net.Conn // the virtio-serial port
 	network net.Conn // Ethernet frames, each after its length in 4 bytes; nil = no network
+	monitor net.Conn // qemu's own, see watchDisk
 	console *console
 	stderr  *console // the same bounds, another stream
 
 	process *os.Process
 	done    chan struct{} // closed once qemu has ended and all of its output was read
+	full    chan struct{} // closed once the host had no room for what the guest wrote
 	state   *os.ProcessState
 }
 
@@ -60,6 +62,7 @@ func startMachine(spec shimSpec, mac string, consoleFile io.Writer) (*machine, e
 		console: newConsole(consoleFile, spec.ConsoleBytes),
 		stderr:  newConsole(io.Discard, stderrLimit),
 		done:    make(chan struct{}),
+		full:    make(chan struct{}),
 	}
 	guest, inherited, err := pair("guest")
 	if err != nil {
@@ -77,10 +80,18 @@ func startMachine(spec shimSpec, mac string, consoleFile io.Writer) (*machine, e
 		m.network = network
 		files = append(files, inherited)
 	}
+	if m.monitor, inherited, err = pair("monitor"); err != nil {
+		m.closeConns()
+		for _, f := range files {
+			_ = f.Close()
+		}
+		return nil, err
+	}
+	files = append(files, inherited)
 	cmd := exec.Command(spec.QEMU, arguments(spec, mac)...)
 	cmd.Dir, cmd.Env = spec.Dir, environment(spec.Dir)
 	cmd.Stdout, cmd.Stderr = m.console, m.stderr
-	cmd.ExtraFiles = files // from descriptor 3 on: guestFD, networkFD
+	cmd.ExtraFiles = files // from descriptor 3 on: guestFD, networkFD, monitorFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 
 	started := make(chan error, 1)
@@ -128,9 +139,10 @@ func (m *machine) end(grace time.Duration) {
 }
 
 func (m *machine) closeConns() {
-	_ = m.guest.Close()
-	if m.network != nil {
-		_ = m.network.Close()
+	for _, c := range []net.Conn{m.guest, m.network, m.monitor} {
+		if c != nil {
+			_ = c.Close()
+		}
 	}
 }
 

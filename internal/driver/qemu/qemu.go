@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/firerunner/firerunner"
@@ -61,6 +62,9 @@ type Config struct {
 	// FireRunner either. 0 = 1024 uids above 1900000000 that follow from StateDir.
 	UIDBase, UIDCount int
 
+	// MinFreeMiB is the least room for overlays in StateDir with which another microVM is made; 0 = none is asked for.
+	MinFreeMiB int
+
 	MemoryOverheadMiB int     // host memory on top of a guest's own, for qemu and shim; 0 = 256
 	CPUQuota          float64 // host CPUs for each vCPU; 0 = 1, negative = no quota
 	PidsMax           int     // most processes and threads of one microVM; 0 = 256
@@ -92,7 +96,8 @@ type Driver struct {
 	vms     folder
 	cgroups *cgroups
 
-	tsc tscClock
+	tsc   tscClock
+	short atomic.Bool // of room, when ProbeHost looked last
 
 	deciding chan struct{} // held by the one that finds out the accelerator
 	decided  decision      // under deciding
@@ -104,8 +109,9 @@ type Driver struct {
 }
 
 var (
-	_ firerunner.Driver  = (*Driver)(nil)
-	_ firerunner.Console = (*Driver)(nil)
+	_ firerunner.Driver     = (*Driver)(nil)
+	_ firerunner.Console    = (*Driver)(nil)
+	_ firerunner.HostProber = (*Driver)(nil)
 )
 
 // New returns a driver whose microVMs live in cfg.StateDir. It makes the folder, and says what it cannot have

@@ -72,6 +72,8 @@ func run(script string, port *os.File, lines *bufio.Scanner) {
 		}
 	case script == "disk":
 		send(port, "report notice "+disk())
+	case script == "fill-disk":
+		fillDisk()
 	case script == "facts":
 		send(port, "report notice "+facts())
 	}
@@ -107,6 +109,30 @@ func disk() string {
 		return err.Error()
 	}
 	return fmt.Sprintf("disk %d", size)
+}
+
+// fillDisk writes to all of the root disk.
+func fillDisk() {
+	f, err := os.OpenFile("/dev/vda", os.O_RDWR|syscall.O_DIRECT, 0)
+	if err != nil {
+		say("opening the disk: %v", err)
+		return
+	}
+	defer f.Close()
+	block, err := syscall.Mmap(-1, 0, 1<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE) // aligned
+	if err != nil {
+		say("%v", err)
+		return
+	}
+	for i := range block {
+		block[i] = byte(i%251) + 1 // what is all zeros takes no room
+	}
+	for at := int64(0); ; at += int64(len(block)) {
+		if _, err := f.WriteAt(block, at); err != nil {
+			say("at %d: %v", at, err)
+			return
+		}
+	}
 }
 
 // facts tells what the machine looks like from within.
