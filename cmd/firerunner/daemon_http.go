@@ -4,8 +4,11 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/config"
@@ -23,15 +26,7 @@ func (d *daemon) openServers() error {
 		return err
 	}
 	d.intake.Store(in)
-	ready := telemetry.Ready(map[string]telemetry.Check{
-		"store": d.store.Ping,
-		"queue": d.queue.Ping,
-		"gitlab": func(ctx context.Context) error {
-			_, err := d.gitlab.Check(ctx)
-			return err
-		},
-	})
-	ready.Keep, ready.Logger = readyKeep, d.log
+	ready := d.readiness()
 	webhooks := http.NewServeMux()
 	webhooks.Handle(webhookPath, &d.intake)
 	webhooks.Handle("GET /healthz", telemetry.Alive())
@@ -46,6 +41,41 @@ func (d *daemon) openServers() error {
 	}
 	d.metricsServer, err = d.listen(s.MetricsHost, s.MetricsPort, "server.metrics_port", metrics)
 	return err
+}
+
+// readiness asks every part whether it works.
+func (d *daemon) readiness() *telemetry.Readiness {
+	ready := telemetry.Ready(map[string]telemetry.Check{
+		"store": d.writable,
+		"queue": d.queue.Ping,
+		"gitlab": func(ctx context.Context) error {
+			_, err := d.gitlab.Check(ctx)
+			return err
+		},
+	})
+	ready.Keep, ready.Logger = readyKeep, d.log
+	return ready
+}
+
+// databaseRoomMiB is the least room for a database of this machine. It is less than that of microVMs: see min_free_disk_mb.
+const databaseRoomMiB = 4
+
+// writable writes a host's row as it is: a database can be read whose disk is full, or which another has locked. One small
+// write may still find room where others do not, so the room is looked at too.
+func (d *daemon) writable(ctx context.Context) error {
+	if path := d.cfg.SQLitePath(); path != "" {
+		var fs unix.Statfs_t
+		if unix.Statfs(filepath.Dir(path), &fs) == nil && fs.Bavail*uint64(fs.Bsize)>>20 < databaseRoomMiB {
+			return firerunner.Errorf(firerunner.Exhausted, "less than %d MiB free beside %s", databaseRoomMiB, path).WithHint("make room there")
+		}
+	}
+	return d.store.Update(ctx, func(tx firerunner.Tx) error {
+		hosts, err := tx.Hosts(ctx)
+		if err != nil || len(hosts) == 0 {
+			return err
+		}
+		return tx.SaveHost(ctx, hosts[0])
+	})
 }
 
 // newIntake is the webhooks' door as a configuration has it.

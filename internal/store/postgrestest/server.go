@@ -83,6 +83,33 @@ func (s *Server) Stop() {
 
 // Restart ends the server at once and starts it again on the same files, and at the same address.
 func (s *Server) Restart(ctx context.Context) error {
+	if err := s.quit(ctx); err != nil {
+		return err
+	}
+	return s.await(ctx)
+}
+
+// away is the file that keeps the server from being started.
+const away = "away"
+
+// Pause ends the server at once, until Resume.
+func (s *Server) Pause(ctx context.Context) error {
+	if err := os.WriteFile(filepath.Join(s.dir, away), nil, 0o600); err != nil {
+		return err
+	}
+	return s.quit(ctx)
+}
+
+// Resume starts the server again after Pause, on the same files and at the same address.
+func (s *Server) Resume(ctx context.Context) error {
+	if err := os.Remove(filepath.Join(s.dir, away)); err != nil {
+		return err
+	}
+	return s.await(ctx)
+}
+
+// quit ends the server as a power failure would.
+func (s *Server) quit(ctx context.Context) error {
 	pid, err := os.ReadFile(filepath.Join(s.dir, "data", "postmaster.pid"))
 	if err != nil {
 		return err
@@ -102,13 +129,14 @@ func (s *Server) Restart(ctx context.Context) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	return s.await(ctx)
+	return nil
 }
 
 // keeper runs the server until its own standard input ends, which it does when the test process ends in whatever way,
 // and removes the files. A server that ends before is started again.
 const keeper = `cd "$2"
 while :; do
+	while [ -e "$2/away" ]; do sleep 0.1; done
 	"$1/postgres" -D "$2/data" >>"$2/log" 2>&1 </dev/null &
 	server=$!
 	echo $server >"$2/server"
