@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,4 +129,38 @@ func TestPostgresAway(t *testing.T) {
 	p := newPlant(t, 2*time.Second, outageSettings+fmt.Sprintf("database: %q\n", server.URL("postgres")))
 	p.start()
 	p.outage(func() { require.NoError(t, server.Pause(t.Context())) }, func() { require.NoError(t, server.Resume(t.Context())) })
+}
+
+// GitLab's API is away for a while: webhooks are still written down, the job that runs ends well, and when it is back the
+// sweep picks everything up.
+func TestGitLabAway(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, 2*time.Second, outageSettings)
+	p.start()
+	jobs := p.push(1)
+	p.eventually("a running job", func() bool {
+		return len(p.runners(firerunner.RunnerQuery{States: []firerunner.State{firerunner.Running}})) == 1
+	})
+	for _, path := range []string{"projects/**", "user/**", "runners/**", "runners", "metadata", "version", "personal_access_tokens/**"} {
+		_, err := p.gitlab.AddFault(gitlabtest.Fault{Action: gitlabtest.FaultStatus, Status: 502, Path: "/api/v4/" + path})
+		require.NoError(t, err)
+	}
+	jobs = append(jobs, p.push(2)...)
+	_, err := p.gitlab.WaitDelivery(t.Context(), p.hook.ID, func(d gitlabtest.HookDelivery) bool { return d.JobID == jobs[2] && d.Status/100 == 2 })
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), plantPatience)
+	defer cancel()
+	first, err := p.gitlab.WaitJob(ctx, jobs[0])
+	require.NoError(t, err)
+	require.Equal(t, gitlabtest.StatusSuccess, first.Status)
+	p.eventually("sweeps that fail", func() bool { return strings.Count(p.log.String(), "task=sweep") >= 3 })
+	require.Equal(t, 503, p.ready())
+	require.Empty(t, p.killed())
+
+	p.gitlab.ClearFaults()
+	p.succeed(jobs)
+	p.eventually("nothing left", func() bool { return len(p.runners(firerunner.RunnerQuery{Live: true})) == 0 })
+	require.Empty(t, p.killed())
+	require.Empty(t, p.gitlab.Runners())
+	require.Equal(t, 200, p.ready())
 }

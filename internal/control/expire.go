@@ -17,6 +17,7 @@ func (c *Control) expire(ctx context.Context) error {
 		return fmt.Errorf("looking for overdue runners: %w", err)
 	}
 	var errs []error
+	away := false // GitLab did not answer: the others are not held up by the same question
 	for _, r := range overdue {
 		if !c.expires(r) {
 			continue
@@ -25,15 +26,23 @@ func (c *Control) expire(ctx context.Context) error {
 		if r.Host != "" {
 			message += " on host " + r.Host
 		}
-		if r.Image != "" {
-			message += fmt.Sprintf(", image %s (%.19s)", c.imageOf(r), r.Image) // sha256: and 12 digits
+		if name := c.imageOf(r); name != "" {
+			message += ", image " + name
+			if r.Image != "" { // what was resolved of it
+				message += fmt.Sprintf(" (%.19s)", r.Image) // sha256: and 12 digits
+			}
 		}
 		if why := c.holdups.get(r.ID); why != "" && r.State == firerunner.Stopping {
 			message += ": " + why
 		}
 		if mayHaveJob(r) && r.Desired == firerunner.Wanted { // we may have been dead while it went on
+			if away {
+				errs = append(errs, c.postpone(ctx, r.ID))
+				continue
+			}
 			if has, err := c.hasJob(ctx, r); err != nil || has {
 				if err != nil {
+					away = firerunner.CodeOf(err) == firerunner.Unavailable
 					err = errors.Join(err, c.postpone(ctx, r.ID))
 				}
 				errs = append(errs, err)

@@ -81,10 +81,14 @@ func (c *Control) findOurs(ctx context.Context) ([]firerunner.GitLabRunner, erro
 	}
 	var errs []error
 	c.sweeper.budget.charge(len(projects))
+	var reached reach
 	for _, p := range projects {
 		found, err := c.GitLab.FindRunners(ctx, p.ID, c.marker())
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listing our runners of project %d in GitLab: %w", p.ID, err))
+		}
+		if c.lostReach(ctx, &reached, err) {
+			break
 		}
 		for _, g := range found {
 			if !slices.ContainsFunc(all, func(known firerunner.GitLabRunner) bool { return known.ID == g.ID }) {

@@ -22,9 +22,9 @@ func (c *Control) sweep(ctx context.Context) error {
 		return errors.Join(append(errs, err)...)
 	}
 	room := int(float64(c.SweepPerMinute) * c.set().SweepInterval.Minutes())
-	silent := 0
+	var reached reach
 	for _, id := range planSweep(all, c.Now(), max(room, 1), c.sweeper.salt) {
-		if silent >= silentMost || !c.sweeper.budget.wait(ctx, end) {
+		if !c.sweeper.budget.wait(ctx, end) {
 			break // the next round begins with those that were left out
 		}
 		err := c.sweepProject(ctx, id)
@@ -35,23 +35,18 @@ func (c *Control) sweep(ctx context.Context) error {
 			if c.sweeper.asked(id, c.Now(), true) {
 				errs = append(errs, err) // said once: it is asked rarely from now on
 			}
-			silent = 0
-		case code == firerunner.Unavailable:
-			silent++
+		default:
 			c.sweeper.asked(id, c.Now(), false) // one that never answers does not keep its place before the others
 			errs = append(errs, err)
-		default:
-			silent = 0
-			c.sweeper.asked(id, c.Now(), false)
-			errs = append(errs, err)
+		}
+		if c.lostReach(ctx, &reached, err) {
+			errs = append(errs, errors.New("GitLab does not answer: the projects that are left are asked by the next sweep"))
+			break
 		}
 	}
 	errs = append(errs, c.level(ctx))
 	return errors.Join(errs...)
 }
-
-// silentMost is how many projects in a row may get no answer until the round is given up: GitLab is away.
-const silentMost = 3
 
 // jobsPage is how many jobs GitLab lists in one request.
 const jobsPage = 100

@@ -40,6 +40,8 @@ type world struct {
 	later   []firerunner.Step // put off
 
 	createErr, runnerJobsErr error           // faults
+	away                     bool            // GitLab
+	calls                    int             // to GitLab
 	createUnclear            func(id string) // with createErr: the microVM is made all the same
 	onCredential             func()          // before GitLab answers that it made a runner
 }
@@ -276,7 +278,19 @@ func (w *world) nextJob(r *modelRunner) *modelJob {
 
 // firerunner.GitLab
 
+// called counts a call, which fails while GitLab is away.
+func (w *world) called() error {
+	w.calls++
+	if w.away {
+		return firerunner.Errorf(firerunner.Unavailable, "502 Bad Gateway")
+	}
+	return nil
+}
+
 func (w *world) CreateRunner(_ context.Context, r firerunner.CredentialRequest) (firerunner.Credential, error) {
+	if err := w.called(); err != nil {
+		return firerunner.Credential{}, err
+	}
 	id := w.id()
 	if w.onCredential != nil {
 		w.onCredential()
@@ -286,6 +300,9 @@ func (w *world) CreateRunner(_ context.Context, r firerunner.CredentialRequest) 
 }
 
 func (w *world) FindRunners(_ context.Context, _ int64, prefix string) (found []firerunner.GitLabRunner, _ error) {
+	if err := w.called(); err != nil {
+		return nil, err
+	}
 	for _, r := range w.runners {
 		if strings.HasPrefix(r.Description, prefix) {
 			found = append(found, r.GitLabRunner)
@@ -296,6 +313,9 @@ func (w *world) FindRunners(_ context.Context, _ int64, prefix string) (found []
 }
 
 func (w *world) PauseRunner(_ context.Context, id int64) error {
+	if err := w.called(); err != nil {
+		return err
+	}
 	if r := w.runners[id]; r != nil {
 		r.Paused = true
 		return nil
@@ -304,11 +324,17 @@ func (w *world) PauseRunner(_ context.Context, id int64) error {
 }
 
 func (w *world) DeleteRunner(_ context.Context, id int64) error {
+	if err := w.called(); err != nil {
+		return err
+	}
 	delete(w.runners, id)
 	return nil
 }
 
 func (w *world) RunnerJobs(_ context.Context, id int64) (running []firerunner.Job, _ error) {
+	if err := w.called(); err != nil {
+		return nil, err
+	}
 	if w.runnerJobsErr != nil {
 		return nil, w.runnerJobsErr
 	}
@@ -319,6 +345,9 @@ func (w *world) RunnerJobs(_ context.Context, id int64) (running []firerunner.Jo
 }
 
 func (w *world) Job(_ context.Context, _, id int64) (firerunner.Job, error) {
+	if err := w.called(); err != nil {
+		return firerunner.Job{}, err
+	}
 	if j := w.jobs[id]; j != nil {
 		return j.Job, nil
 	}
@@ -326,6 +355,9 @@ func (w *world) Job(_ context.Context, _, id int64) (firerunner.Job, error) {
 }
 
 func (w *world) PendingJobs(_ context.Context, project int64) (pending []firerunner.Job, _ error) {
+	if err := w.called(); err != nil {
+		return nil, err
+	}
 	for _, j := range w.jobs {
 		if project == w.project && j.Status == firerunner.JobPending {
 			pending = append(pending, j.Job)
@@ -336,7 +368,7 @@ func (w *world) PendingJobs(_ context.Context, project int64) (pending []firerun
 }
 
 func (w *world) Check(context.Context) (firerunner.GitLabCheck, error) {
-	return firerunner.GitLabCheck{}, nil
+	return firerunner.GitLabCheck{}, w.called()
 }
 
 // modelDriver is the world's firerunner.Driver.

@@ -105,10 +105,12 @@ func TestEveryState(t *testing.T) {
 			require.Equal(t, row.State, overdue.From)
 			require.Contains(t, overdue.Message, row.State.String()+" for longer than")
 			require.Contains(t, overdue.Message, "on host a")
-			if row.State > firerunner.Placed {
+			require.Contains(t, overdue.Message, ", image debian")
+			if row.State > firerunner.Placed { // before, nobody has looked what the name means
 				require.Contains(t, overdue.Message, "image debian (sha256:1)")
 			}
-			if row.State >= firerunner.Running {
+			require.Equal(t, int64(1), overdue.ProjectID)
+			if row.State >= firerunner.Running { // before, it has none: GitLab decides which one it gets
 				require.Equal(t, job.ID, overdue.JobID)
 			}
 			require.Equal(t, []firerunner.State{firerunner.Stopping, firerunner.Gone}, path[len(path)-2:])
