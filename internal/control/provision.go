@@ -211,7 +211,7 @@ func (c *Control) reject(ctx context.Context, id string, why firerunner.Reason, 
 		if err != nil {
 			return err
 		}
-		return c.end(ctx, ch, &r, firerunner.Rejected, why, "provision", cause.Error())
+		return c.end(ctx, ch, &r, firerunner.Rejected, why, "provision", withRemedy(cause))
 	})
 	if err != nil {
 		return err
