@@ -31,7 +31,7 @@ func (s *site) start() {
 	for _, setting := range s.settings {
 		args = append(args, "--set", setting)
 	}
-	d := &daemon{cmd: exec.Command(under.daemon, args...), ended: make(chan struct{})}
+	d := &daemon{cmd: exec.Command(s.program, args...), ended: make(chan struct{})}
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = s.dir, log, log
 	d.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "GOCOVERDIR=" + under.coverDir, "FIRERUNNER_SHIM=" + under.released,

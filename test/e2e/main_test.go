@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/firerunner/firerunner"
@@ -34,6 +35,7 @@ type product struct {
 
 	released string // bin/firerunner: the shims, and what people run
 	daemon   string // the same source with the race detector and coverage
+	root     string // of the source
 	coverDir string // where daemons leave their coverage
 	imageDir string
 	image    firerunner.Image
@@ -107,13 +109,29 @@ func (p *product) prepare(dir string) error {
 	if _, err := os.ReadDir(p.coverDir); err != nil { // the coverage of a kept result must still be there, too
 		return err
 	}
-	p.daemon = filepath.Join(dir, "firerunner")
-	if err := command(root, nil, "go", "build", "-race", "-gcflags=modernc.org/sqlite/lib=-d=checkptr=0 -race=false",
-		"-gcflags=compress/flate=-race=false", "-cover", "-covermode=atomic", "-coverpkg=./...",
-		"-o", p.daemon, "./cmd/firerunner"); err != nil {
+	p.daemon, p.root = filepath.Join(dir, "firerunner"), root
+	if err := p.build(p.daemon, ""); err != nil {
 		return err
 	}
 	return p.decideAccel(dir)
+}
+
+// build builds a daemon that says that it is of this version; empty: the tree's own.
+func (p *product) build(to, version string) error {
+	return command(p.root, nil, "go", "build", "-race", "-gcflags=modernc.org/sqlite/lib=-d=checkptr=0 -race=false",
+		"-gcflags=compress/flate=-race=false", "-cover", "-covermode=atomic", "-coverpkg=./...", "-ldflags=-X main.version="+version,
+		"-o", to, "./cmd/firerunner")
+}
+
+// nextVersion is the version of another build.
+const nextVersion = "99.0.0-next"
+
+// next builds another daemon: a program of its own, as after an upgrade.
+func (p *product) next(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "firerunner-next")
+	require.NoError(t, p.build(program, nextVersion))
+	return program
 }
 
 // findImage resolves the image "default", and builds it where it is missing.

@@ -47,7 +47,8 @@ type site struct {
 	token   string // FireRunner's own, for GitLab's API
 	signing string // what webhooks are signed with
 
-	webhooks, metrics int // ports
+	webhooks, metrics int    // ports
+	program           string // of the daemon
 	daemon            *daemon
 	store             *sqlite.Store
 	observer          *observer
@@ -64,7 +65,7 @@ func newSite(t *testing.T, o options) *site {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o711))
-	s := &site{t: t, dir: dir, settings: o.settings, webhooks: freePort(t), metrics: freePort(t)}
+	s := &site{t: t, dir: dir, program: under.daemon, settings: o.settings, webhooks: freePort(t), metrics: freePort(t)}
 	s.startGitLab(o)
 	s.writeConfig(max(o.slots, 1), o.fleet, o.config)
 	s.observer = observe(s)
