@@ -33,7 +33,7 @@ func (d *daemon) reload(ctx context.Context, load func() (*config.Config, error)
 	}
 	now, _ := old.Changes(next)
 	_, later := next.Changes(fresh)
-	if err := d.putInForce(ctx, old, next, now); err != nil {
+	if err := d.putInForce(ctx, next, now); err != nil {
 		if firerunner.CodeOf(err) == firerunner.Invalid {
 			return d.refuse(err)
 		}
@@ -62,8 +62,8 @@ func (d *daemon) refuse(err error) error {
 	return err
 }
 
-// putInForce changes old into next. now is the keys that differ.
-func (d *daemon) putInForce(ctx context.Context, old, next *config.Config, now []string) error {
+// putInForce makes next the configuration in force. now is the keys in which it differs from the one before.
+func (d *daemon) putInForce(ctx context.Context, next *config.Config, now []string) error {
 	changed := func(prefixes ...string) bool {
 		return slices.ContainsFunc(now, func(key string) bool {
 			return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) })
