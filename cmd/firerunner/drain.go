@@ -231,3 +231,20 @@ func (a *app) printDrain(ctx context.Context, store firerunner.Store, late error
 	return firerunner.Errorf(firerunner.Unavailable, "not empty: %w", late).
 		WithHint(`microVMs end only while "firerunner serve" runs; firerunner drain waits again`)
 }
+
+// sayDraining reminds whoever starts a daemon that it was told to take no work: nobody else would.
+func (d *daemon) sayDraining(ctx context.Context) {
+	hosts, err := d.store.Hosts(ctx)
+	if err != nil {
+		return // whoever needs the store says so
+	}
+	drains := 0
+	for _, h := range hosts {
+		if h.Draining {
+			drains++
+		}
+	}
+	if drains > 0 {
+		d.log.Warn("hosts drain: they take no new work", "draining", drains, "hosts", len(hosts), "remedy", "firerunner accept")
+	}
+}

@@ -164,3 +164,26 @@ func TestGitLabAway(t *testing.T) {
 	require.Empty(t, p.gitlab.Runners())
 	require.Equal(t, 200, p.ready())
 }
+
+// A machine with too little room takes no work, and says so to whoever asks why a job waits.
+func TestTooLittleRoom(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, 0, outageSettings)
+	p.set = []string{"driver=qemu", "scheduler.min_free_disk_mb=1000000000"}
+	p.start()
+	why := "less than 1000000000 MiB free in " + filepath.Join(p.dir, "state", "vms") + " (make room there, or lower scheduler.min_free_disk_mb)"
+	p.eventually("a host in trouble", func() bool {
+		hosts, err := p.daemon.store.Hosts(t.Context())
+		require.NoError(t, err)
+		return hosts[0].Trouble == why
+	})
+	p.push(1)
+	p.eventually("a runner that waits, and why", func() bool {
+		waiting := p.runners(firerunner.RunnerQuery{})
+		return len(waiting) == 1 && waiting[0].State == firerunner.Queued && waiting[0].Message == "1 host: in trouble: "+why
+	})
+	status, out, said := p.run("hosts", "list")
+	require.Zero(t, status, said)
+	require.Contains(t, out, "trouble")
+	require.Contains(t, out, why)
+}

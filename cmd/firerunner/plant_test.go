@@ -30,6 +30,7 @@ type plant struct {
 	dir     string
 	file    string // the configuration
 	environ []string
+	set     []string // key=value, over the file
 
 	gitlab  *gitlabtest.Server
 	project *gitlabtest.Project
@@ -88,7 +89,7 @@ func (p *plant) write(more string) {
 	require.NoError(p.t, os.WriteFile(p.file, []byte(p.configuration(more)), 0o600))
 }
 
-func (p *plant) app() *app { return &app{Main: Main{Environ: p.environ, Stderr: p.log}} }
+func (p *plant) app() *app { return &app{Main: Main{Environ: p.environ, Stderr: p.log}, settings: p.set} }
 
 func (p *plant) load() (*config.Config, error) { return p.app().load(false) }
 

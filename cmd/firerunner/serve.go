@@ -74,6 +74,7 @@ func (a *app) serve(ctx context.Context) error {
 	if err := missingRunners(cfg.ProfileList()); err != nil {
 		logger.Error("jobs of a profile will fail: gitlab-runner cannot be installed", "error", err, "remedy", firerunner.HintOf(err))
 	}
+	d.sayDraining(ctx)
 	logger.Info("serving", "webhook", d.webhookURL(), "metrics", d.metricsURL(), "version", buildVersion())
 	reading, stopReading := context.WithCancel(ctx)
 	var reloading sync.WaitGroup
