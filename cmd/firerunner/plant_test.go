@@ -89,7 +89,9 @@ func (p *plant) write(more string) {
 	require.NoError(p.t, os.WriteFile(p.file, []byte(p.configuration(more)), 0o600))
 }
 
-func (p *plant) app() *app { return &app{Main: Main{Environ: p.environ, Stderr: p.log}, settings: p.set} }
+func (p *plant) app() *app {
+	return &app{Main: Main{Environ: p.environ, Stderr: p.log}, settings: p.set}
+}
 
 func (p *plant) load() (*config.Config, error) { return p.app().load(false) }
 

@@ -30,7 +30,7 @@ func (d *daemon) followConfig(ctx context.Context, file string, load func() (*co
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
-	files := &watchedFiles{file: file, log: d.log}
+	files := &watchedFiles{file: file, log: d.log, unwatched: map[string]bool{}}
 	if d.cfg.WatchConfig && file != "" {
 		if err := files.open(); err != nil {
 			d.log.Warn("the configuration's files are not watched; SIGHUP reads them again", "error", err)
@@ -88,6 +88,8 @@ type watchedFiles struct {
 	log     *slog.Logger
 	watcher *fsnotify.Watcher // nil: nothing is watched
 	seen    [sha256.Size]byte // the contents when they were read last
+
+	unwatched map[string]bool // folders that could not be watched when it was tried last
 }
 
 func (w *watchedFiles) open() (err error) {
@@ -137,9 +139,11 @@ func (w *watchedFiles) watch() {
 			folders = append(folders, filepath.Dir(real))
 		}
 		for _, folder := range folders {
-			if err := w.watcher.Add(folder); err != nil {
-				w.log.Warn("a folder of the configuration is not watched", "folder", folder, "error", err)
+			err := w.watcher.Add(folder)
+			if err != nil && !w.unwatched[folder] {
+				w.log.Warn("a folder of the configuration is not watched; SIGHUP reads its files again", "folder", folder, "error", err)
 			}
+			w.unwatched[folder] = err != nil
 		}
 	}
 }
