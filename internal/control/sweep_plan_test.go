@@ -30,7 +30,8 @@ func TestPlanSweep(t *testing.T) {
 		"OneForIdle":   {[]swept{{id: 1, active: true, askedAt: ago(2)}, {id: 2, active: true, askedAt: ago(1)}, {id: 3}}, 2, []int64{1, 3}},
 		"AllRoomForIdle": {
 			[]swept{{id: 1, active: true, askedAt: ago(2)}, {id: 2, askedAt: ago(5)}, {id: 3, askedAt: ago(4)}, {id: 4, askedAt: ago(3)}},
-			3, []int64{2, 1, 3},
+			3,
+			[]int64{2, 1, 3},
 		},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, planSweep(c.all, now, c.n, 7)) })

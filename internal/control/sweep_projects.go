@@ -92,11 +92,12 @@ func (c *Control) known(ctx context.Context) ([]swept, error) {
 	s := c.sweeper
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id := range s.discovered {
-		active[id] = active[id] // there, and no more
-	}
-	for id := range s.fresh {
-		active[id] = active[id]
+	for _, found := range []map[int64]firerunner.Project{s.discovered, s.fresh} {
+		for id := range found {
+			if _, known := active[id]; !known {
+				active[id] = false
+			}
+		}
 	}
 	for _, forgotten := range []map[int64]time.Time{s.askedAt, s.barred} {
 		maps.DeleteFunc(forgotten, func(id int64, _ time.Time) bool { _, ok := active[id]; return !ok })

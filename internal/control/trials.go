@@ -90,16 +90,14 @@ func (t *trials) set(p trialPair, to trial) {
 }
 
 // forget ends the trials that match.
-func (t *trials) forget(match func(p trialPair, is trial) bool) (forgotten bool) {
+func (t *trials) forget(match func(p trialPair, is trial) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for p, is := range t.pairs {
 		if match(p, is) {
 			delete(t.pairs, p)
-			forgotten = true
 		}
 	}
-	return forgotten
 }
 
 // place notes when a runner was placed, until it is gone.

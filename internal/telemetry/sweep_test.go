@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -14,7 +15,7 @@ func TestSweepOK(t *testing.T) {
 	m.Sweep(func() SweepState { return state })
 	scrape := func() string {
 		answer := httptest.NewRecorder()
-		m.Serve().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+		m.Serve().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		return answer.Body.String()
 	}
 	text := scrape()
