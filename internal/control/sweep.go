@@ -21,9 +21,9 @@ func (c *Control) sweep(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	room := int(float64(c.SweepPerMinute) * c.set().SweepInterval.Minutes())
+	room := max(int(float64(c.SweepPerMinute)*c.set().SweepInterval.Minutes()), int(c.sweeper.budget.burst()))
 	var reached reach
-	for _, id := range planSweep(all, c.Now(), max(room, 1), c.sweeper.salt) {
+	for _, id := range planSweep(all, c.Now(), room, c.sweeper.salt, c.sweeper.questions) {
 		if !c.sweeper.budget.wait(ctx, end) {
 			break // the next round begins with those that were left out
 		}

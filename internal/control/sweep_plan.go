@@ -15,14 +15,15 @@ type swept struct {
 	every   time.Duration // how often at most, where it is not active
 }
 
-// idleShare is the part of a round that belongs to projects that are not active, where they could use it: however many are
-// active, the others are asked too.
+// idleShare: every so many questions one belongs to a project that is not active, where one waits: however many are active,
+// the others are asked too.
 const idleShare = 5
 
 // planSweep chooses whom to ask in a round of at most n requests, and in which order. Active projects are asked in each
-// round, as far as it has room; the others when their time has come, who waits longest first. Both take turns in the order
-// in proportion, so that a round that is cut short starves neither: whoever was left out waits longest in the next one.
-func planSweep(all []swept, now time.Time, n int, salt uint64) []int64 {
+// round, as far as it has room; the others when their time has come, who waits longest first. asked is how many questions
+// there were before this round: whose turn is next goes on from there, so that rounds that are cut short, even after one
+// question, starve neither.
+func planSweep(all []swept, now time.Time, n int, salt uint64, asked int64) []int64 {
 	if n <= 0 {
 		return nil
 	}
@@ -41,22 +42,23 @@ func planSweep(all []swept, now time.Time, n int, salt uint64) []int64 {
 	}
 	slices.SortFunc(active, byWait)
 	slices.SortFunc(idle, byWait)
-	share := min(len(idle), max(1, n/idleShare))
-	active = active[:min(len(active), max(n-share, 0))]
+	turns := (asked+int64(n))/idleShare - asked/idleShare
+	share := min(len(idle), int(turns))
+	active = active[:min(len(active), n-share)]
 	idle = idle[:min(len(idle), n-len(active))]
-	return interleave(active, idle)
+	return takeTurns(active, idle, asked)
 }
 
-// interleave merges two lists so that each is spread evenly over the whole.
-func interleave(a, b []swept) []int64 {
-	order := make([]int64, 0, len(a)+len(b))
-	for i, j := 0, 0; i < len(a) || j < len(b); {
-		if j >= len(b) || i < len(a) && (2*i+1)*len(b) <= (2*j+1)*len(a) {
-			order = append(order, a[i].id)
-			i++
-		} else {
-			order = append(order, b[j].id)
+// takeTurns merges two lists: active ones first, but for the questions that belong to the others.
+func takeTurns(active, idle []swept, asked int64) []int64 {
+	order := make([]int64, 0, len(active)+len(idle))
+	for i, j := 0, 0; i < len(active) || j < len(idle); asked++ {
+		if i >= len(active) || j < len(idle) && asked%idleShare == idleShare-1 {
+			order = append(order, idle[j].id)
 			j++
+		} else {
+			order = append(order, active[i].id)
+			i++
 		}
 	}
 	return order

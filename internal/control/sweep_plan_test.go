@@ -18,7 +18,7 @@ func TestPlanSweep(t *testing.T) {
 	for name, c := range map[string]struct {
 		all  []swept
 		n    int
-		want []int64
+		want []int64 // after three questions
 	}{
 		"Nobody":       {nil, 10, []int64{}},
 		"NoRoom":       {[]swept{{id: 1, active: true}}, 0, nil},
@@ -28,13 +28,14 @@ func TestPlanSweep(t *testing.T) {
 		"ClockJumped":  {[]swept{{id: 1, askedAt: now.Add(time.Hour), every: 10 * time.Minute}}, 10, []int64{1}},
 		"LongestFirst": {[]swept{{id: 1, active: true, askedAt: ago(1)}, {id: 2, active: true, askedAt: ago(3)}, {id: 3, active: true, askedAt: ago(2)}}, 10, []int64{2, 3, 1}},
 		"OneForIdle":   {[]swept{{id: 1, active: true, askedAt: ago(2)}, {id: 2, active: true, askedAt: ago(1)}, {id: 3}}, 2, []int64{1, 3}},
+		"OneRoom":      {[]swept{{id: 1, active: true, askedAt: ago(2)}, {id: 3}}, 1, []int64{1}},
 		"AllRoomForIdle": {
 			[]swept{{id: 1, active: true, askedAt: ago(2)}, {id: 2, askedAt: ago(5)}, {id: 3, askedAt: ago(4)}, {id: 4, askedAt: ago(3)}},
 			3,
-			[]int64{2, 1, 3},
+			[]int64{1, 2, 3},
 		},
 	} {
-		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, planSweep(c.all, now, c.n, 7)) })
+		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, planSweep(c.all, now, c.n, 7, 3)) })
 	}
 }
 
@@ -46,7 +47,7 @@ func TestPlanSweepSalt(t *testing.T) {
 	}
 	first := map[int64]bool{}
 	for salt := range uint64(20) {
-		first[planSweep(all, time.Now(), 1, salt)[0]] = true
+		first[planSweep(all, time.Now(), 1, salt, 0)[0]] = true
 	}
 	require.Greater(t, len(first), 10)
 }
@@ -59,6 +60,8 @@ type sweeping struct {
 	budget   *budget
 	longest  map[int64]time.Duration // between two questions
 	last     map[int64]time.Time
+
+	questions int64
 }
 
 func newSweeping(perMinute, active, idle int) *sweeping {
@@ -75,7 +78,7 @@ func newSweeping(perMinute, active, idle int) *sweeping {
 // round asks until it is over; it is cut short after most questions.
 func (s *sweeping) round(most int) {
 	end := s.now.Add(s.interval)
-	for i, id := range planSweep(s.all, s.now, int(float64(s.budget.perMinute)*s.interval.Minutes()), 1) {
+	for i, id := range planSweep(s.all, s.now, int(float64(s.budget.perMinute)*s.interval.Minutes()), 1, s.questions) {
 		wait := s.budget.take()
 		for ; wait > 0 && !s.now.Add(wait).After(end); wait = s.budget.take() {
 			s.now = s.now.Add(wait)
@@ -84,6 +87,7 @@ func (s *sweeping) round(most int) {
 			break
 		}
 		s.all[id-1].askedAt = s.now
+		s.questions++
 		s.longest[id] = max(s.longest[id], s.now.Sub(s.last[id]))
 		s.last[id] = s.now
 	}
@@ -141,6 +145,19 @@ func TestSweepStarvesNobody(t *testing.T) {
 			require.GreaterOrEqual(t, limit-int(s.budget.spent-before), limit/stepsShare-1, "seed %d: what belongs to steps", seed)
 		}
 		require.Len(t, s.longest, len(s.all), "seed %d: %d a minute, %d active, %d idle, limit %d", seed, perMinute, active, idle, limit)
+	}
+}
+
+// Where each round has time for one question only, both kinds have their turn.
+func TestSweepOneQuestionEachRound(t *testing.T) {
+	for _, n := range []struct{ active, idle int }{{1, 50}, {50, 1}, {4, 40}} {
+		s := newSweeping(1, n.active, n.idle)
+		s.budget.perMinute = 600 // it is not the budget that cuts them short
+		for range 1000 {
+			s.round(1)
+		}
+		require.LessOrEqual(t, s.wait(true), time.Duration(n.active*idleShare+2)*time.Minute, "%v: who is active", n)
+		require.LessOrEqual(t, s.wait(false), time.Duration(n.idle*idleShare+12)*time.Minute, "%v: who is not", n)
 	}
 }
 

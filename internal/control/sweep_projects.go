@@ -20,6 +20,7 @@ type sweeper struct {
 
 	mu         sync.Mutex
 	askedAt    map[int64]time.Time
+	questions  int64                        // asked of projects so far
 	barred     map[int64]time.Time          // since when GitLab does not let us ask
 	discovered map[int64]firerunner.Project // by membership
 	fresh      map[int64]firerunner.Project // the same, of the listing that is under way
@@ -129,6 +130,7 @@ func (s *sweeper) asked(id int64, at time.Time, barred bool) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.askedAt[id] = at
+	s.questions++
 	_, before := s.barred[id]
 	if barred {
 		s.barred[id] = at
