@@ -130,10 +130,21 @@ func (t *trials) gone(runner string) (hint string) {
 	return hint
 }
 
+// goBack has pauses that begin later than now begin now: the clock went back. The lock is held.
+func (t *trials) goBack(now time.Time) {
+	for p, is := range t.pairs {
+		if ahead := is.failedAt.Sub(now); ahead > 0 {
+			is.failedAt, is.until = now, is.until.Add(-ahead)
+			t.pairs[p] = is
+		}
+	}
+}
+
 // over reports whether a pause has ended since it was asked last: then a runner may be placed.
 func (t *trials) over(now time.Time) (news bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.goBack(now)
 	for p, is := range t.pairs {
 		if !is.over && !now.Before(is.until) {
 			is.over, news = true, true
@@ -147,6 +158,7 @@ func (t *trials) over(now time.Time) (news bool) {
 func (t *trials) failing(now time.Time, live []firerunner.Runner, imageOf func(firerunner.Runner) string) (all []placement.Failing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.goBack(now)
 	for p, is := range t.pairs {
 		if now.Sub(is.failedAt) > max(trialMemory, is.until.Sub(is.failedAt)) {
 			delete(t.pairs, p)
@@ -173,9 +185,10 @@ func (t *trials) failing(now time.Time, live []firerunner.Runner, imageOf func(f
 }
 
 // everywhere reports whether an image has failed on each of the hosts, and when it may be tried again on one of them.
-func (t *trials) everywhere(image string, hosts []firerunner.Host) (until time.Time, failed bool) {
+func (t *trials) everywhere(now time.Time, image string, hosts []firerunner.Host) (until time.Time, failed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.goBack(now)
 	for _, h := range hosts {
 		if h.Draining || h.Lost || h.Trouble != "" {
 			continue

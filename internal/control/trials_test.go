@@ -47,17 +47,17 @@ func TestTrialsEverywhere(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	hosts := []firerunner.Host{{Name: "a"}, {Name: "b"}, {Name: "c", Draining: true}, {Name: "d", Lost: true}, {Name: "e", Trouble: "x"}}
 	var all trials
-	_, failed := all.everywhere("i", hosts)
+	_, failed := all.everywhere(now, "i", hosts)
 	require.False(t, failed)
 	all.set(trialPair{"i", "a"}, trial{failures: 1, until: now.Add(time.Minute)})
-	_, failed = all.everywhere("i", hosts)
+	_, failed = all.everywhere(now, "i", hosts)
 	require.False(t, failed, "b may do")
 	all.set(trialPair{"i", "b"}, trial{failures: 1, until: now.Add(time.Second)})
-	until, failed := all.everywhere("i", hosts)
+	until, failed := all.everywhere(now, "i", hosts)
 	require.True(t, failed)
 	require.Equal(t, now.Add(time.Second), until)
-	_, failed = all.everywhere("j", hosts)
+	_, failed = all.everywhere(now, "j", hosts)
 	require.False(t, failed)
-	_, failed = all.everywhere("i", hosts[2:])
+	_, failed = all.everywhere(now, "i", hosts[2:])
 	require.False(t, failed, "there is no host: placement says so")
 }

@@ -59,7 +59,7 @@ func (c *Control) suspects(ctx context.Context, rd firerunner.Reader, image stri
 	if err != nil {
 		return 0, 0, err
 	}
-	until, failed := c.trials.everywhere(image, hosts)
+	until, failed := c.trials.everywhere(c.Now(), image, hosts)
 	if !failed {
 		return 0, missing, nil
 	}
