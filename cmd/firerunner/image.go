@@ -98,7 +98,7 @@ func newImageListCommand(a *app) *cobra.Command {
 			}
 			return a.print(results, func(w io.Writer) error {
 				if len(results) == 0 {
-					fmt.Fprintln(a.Stderr, "no image yet: firerunner image build")
+					fmt.Fprintln(a.Stderr, "no image yet: firerunner image build --gitlab-runner PATH")
 					return nil
 				}
 				table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

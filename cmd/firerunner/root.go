@@ -80,6 +80,9 @@ func (a *app) newRoot() *cobra.Command {
 	for _, command := range commands() {
 		root.AddCommand(command(a))
 	}
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	explainArguments(root)
 	a.noteBegin(root)
 	return root
 }

@@ -36,7 +36,17 @@ func (c *Config) check(gitlab bool) Problems {
 	k.hosts()
 	k.durations()
 	k.rest()
-	return k.problems
+	return once(k.problems)
+}
+
+// once leaves out what was said before: each profile that inherits a wrong size from vm finds the same.
+func once(all Problems) Problems {
+	said := map[Problem]bool{}
+	return slices.DeleteFunc(all, func(p Problem) bool {
+		again := said[p]
+		said[p] = true
+		return again
+	})
 }
 
 func (k *checker) problem(key, format string, args ...any) *Problem {

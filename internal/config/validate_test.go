@@ -33,6 +33,15 @@ func TestValidateOK(t *testing.T) {
 	require.NoError(t, c.Validate())
 }
 
+func TestValidateSaysItOnce(t *testing.T) {
+	t.Parallel()
+	c := valid()
+	c.VM.DefaultVCPU = 3
+	c.VM.MaxVCPU = 2
+	c.Profiles = map[string]Profile{"a": {Tags: []string{"a"}}, "b": {Tags: []string{"b"}}}
+	require.EqualError(t, c.Validate(), "the configuration is wrong:\nvm.default_vcpu: the default size, 3 vCPU, is not between the smallest, 1, and the largest, 2")
+}
+
 func TestValidateErr(t *testing.T) {
 	t.Parallel()
 	for name, wrong := range map[string]struct {

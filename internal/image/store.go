@@ -242,7 +242,7 @@ func (s *Store) find(ref string) (digest, name string, err error) {
 		return matches[0], "", nil
 	case 0:
 		return "", "", firerunner.Errorf(firerunner.NotFound, "find image %q: there is none", ref).
-			WithHint("firerunner image build makes one; firerunner image list shows them")
+			WithHint("firerunner image build --gitlab-runner PATH makes one; firerunner image list shows them")
 	default:
 		return "", "", firerunner.Errorf(firerunner.Invalid, "find image %q: %d images begin so", ref, len(matches))
 	}
