@@ -2,6 +2,8 @@ package control_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -51,6 +53,9 @@ func TestLifeOK(t *testing.T) {
 		}
 		require.Equal(t, 1, n, "events of kind %s", kind)
 	}
+	require.Equal(t, 1, len(slices.DeleteFunc(slices.Clone(events), func(e firerunner.Event) bool {
+		return e.Kind != firerunner.EventNotice || !strings.Contains(e.Message, "image: and services: are not honoured")
+	})), "its user is told, once, what does not work")
 	job, err := h.store.Job(t.Context(), ids[0])
 	require.NoError(t, err)
 	h.until("GitLab's last word is known", func() bool {
