@@ -26,7 +26,7 @@ type demo struct {
 	installation string // empty until it has one
 }
 
-func startDemo(t *testing.T) *demo {
+func startDemo(t *testing.T, flags ...string) *demo {
 	t.Helper()
 	if under.skip != "" {
 		t.Skip(under.skip)
@@ -36,7 +36,7 @@ func startDemo(t *testing.T) *demo {
 	require.NoError(t, os.Chmod(dir, 0o711))
 	d := &demo{t: t, dir: dir, ended: make(chan struct{})}
 	// Whoever runs the tests in the background may have SIGINT ignored, and so would the demo, until it listens to it.
-	d.cmd = exec.Command("env", "--default-signal=INT", under.released, "demo", "--timeout", patience.String())
+	d.cmd = exec.Command("env", append([]string{"--default-signal=INT", under.released, "demo", "--timeout", patience.String()}, flags...)...)
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = dir, &d.out, &d.out
 	d.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "FIRERUNNER_STATE_DIR=" + filepath.Join(dir, "state"),
@@ -111,6 +111,16 @@ func TestDemo(t *testing.T) {
 	require.Zero(t, status)
 	require.Contains(t, d.out.String(), "0 VMs, 0 runners, 0 overlays left")
 	require.Contains(t, d.out.String(), "success")
+}
+
+// TestDemoFleet is make demo-fleet: the image goes through a registry to three hosts, the jobs through gRPC.
+func TestDemoFleet(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, "--hosts", "3")
+	require.True(t, within(patience, func() bool { return d.learn() != "" }))
+	require.Zero(t, d.wait(patience))
+	require.Contains(t, d.out.String(), "0 VMs, 0 runners, 0 overlays left")
+	require.Regexp(t, `host-[123]`, d.out.String(), "no job ran on a host of the fleet")
 }
 
 // TestDemoInterrupted presses Ctrl-C at several moments.
