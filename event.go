@@ -16,6 +16,7 @@ const (
 	EventTookJob    EventKind = "job.taken"       // RunnerID took JobID
 	EventJobSeen    EventKind = "job.seen"        // first sight, or a new status: Message
 	EventJobRefused EventKind = "job.refused"     // it cannot be had; Reason and Message say why
+	EventFailedFor  EventKind = "job.failed_for"  // GitLab was told that the job failed, or could not be told: Reason, Message
 	EventReaped     EventKind = "vm.reaped"       // something without an owner was removed
 	EventHost       EventKind = "host"            // a host came, drains, is in trouble, was lost, is back: Message
 	EventImage      EventKind = "image"           // an image failed on a host so often that it is given up there for a while; or works again

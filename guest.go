@@ -17,6 +17,8 @@ type GuestStart struct {
 	Network     GuestNetwork
 	WaitTimeout time.Duration // how long gitlab-runner waits for its one job
 	OutputKiB   int           // most that a job's log may hold; 0 = gitlab-runner's default
+	RunnerID    string        // whose guest this is; it is sealed into job keys
+	SealTo      string        // the public key for which a job's token is sealed (SealKey.Public); empty: it is not handed out
 }
 
 // ReportKind is what a guest report says.
@@ -26,7 +28,7 @@ type ReportKind string
 const (
 	ReportHello        ReportKind = "hello"         // the guest is up and wants GuestStart
 	ReportStarted      ReportKind = "started"       // gitlab-runner was started
-	ReportTookJob      ReportKind = "took_job"      // GitLab gave it a job: JobID
+	ReportTookJob      ReportKind = "took_job"      // GitLab gave it a job: JobID, perhaps JobKey
 	ReportJobDone      ReportKind = "job_done"      // that job ended: JobID, Success, Failure, ExitCode
 	ReportNotice       ReportKind = "notice"        // something for the timeline: Message
 	ReportRunnerExited ReportKind = "runner_exited" // gitlab-runner ended: ExitCode, Message
@@ -42,6 +44,7 @@ type GuestReport struct {
 	At       time.Time
 	Kind     ReportKind
 	JobID    int64
+	JobKey   JobKey `json:",omitempty"` // empty: the guest does not hand it out
 	Success  bool
 	Failure  string // gitlab-runner's failure_reason
 	ExitCode int

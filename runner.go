@@ -70,6 +70,7 @@ type Runner struct {
 	Controller string     // who moves it from Placed on; empty: a site's only controller
 	GitLabID   int64      // id of its runner in GitLab; 0 = none exists as far as we know
 	JobID      int64      // the job that it really took; 0 = none yet
+	JobKey     JobKey     // that job's token, sealed, while GitLab may have to be told that it failed
 	Report     int64      // sequence number of the last guest report that was applied
 	Version    int64      // rises with each save; a save under an older one is refused with Conflict
 	CreatedAt  time.Time

@@ -26,6 +26,8 @@ func TestDecodeFromGuestOK(t *testing.T) {
 		},
 		{`{"v":1,"n":1,"kind":"hello","clock_ns":-5}`, FromGuest{Number: 1, Kind: firerunner.ReportHello}},
 		{`{"v":1,"n":2,"kind":"started","boot_id":"aa-bb"}`, FromGuest{Number: 2, Kind: firerunner.ReportStarted, BootID: "aa-bb"}},
+		{`{"v":1,"n":4,"kind":"took_job","job":5,"job_key":"aB_-9"}`, FromGuest{Number: 4, Kind: firerunner.ReportTookJob, JobID: 5, JobKey: "aB_-9"}},
+		{`{"v":1,"n":4,"kind":"notice","job_key":"aB_-9"}`, FromGuest{Number: 4, Kind: firerunner.ReportNotice}},
 		{`{"v":1,"n":3,"kind":"took_job","job":9007199254740993}`, FromGuest{Number: 3, Kind: firerunner.ReportTookJob, JobID: 9007199254740993}},
 		{
 			`{"v":1,"n":4,"kind":"job_done","job":5,"failure":"script_failure","exit_code":3}`,
@@ -96,7 +98,7 @@ func testStart() firerunner.GuestStart {
 	return firerunner.GuestStart{
 		GitLabURL: "https://gitlab.test/", Token: "glrt-secret", CA: "PEM", Name: "r", MachineID: strings.Repeat("a", 32),
 		Hostname: "h", Network: firerunner.GuestNetwork{Address: "10.42.0.2/24", Gateway: "10.42.0.1", DNS: "10.42.0.1", MAC: "52:54:00:12:34:56", MTU: 1500},
-		WaitTimeout: 90 * time.Second, OutputKiB: 4096,
+		WaitTimeout: 90 * time.Second, OutputKiB: 4096, RunnerID: "runner1", SealTo: "aB_-9",
 	}
 }
 
@@ -181,6 +183,7 @@ func TestLinesOK(t *testing.T) {
 
 func FuzzDecodeFromGuest(f *testing.F) {
 	f.Add([]byte(`{"v":1,"n":4,"kind":"job_done","job":5,"failure":"script_failure","exit_code":3}`))
+	f.Add([]byte(`{"v":1,"n":4,"kind":"took_job","job":5,"job_key":"aB_-9"}`))
 	f.Add([]byte(`{"v":1,"kind":"notice","message":"\u202e\ud800"}`))
 	f.Add([]byte(`{"v":1,"kind":"attach","id":"vm-1","token":"t"}`))
 	f.Add([]byte(`{"v":1,"kind":"console","console":"AAE="}`))
@@ -190,6 +193,7 @@ func FuzzDecodeFromGuest(f *testing.F) {
 			require.LessOrEqual(t, len(err.Error()), 200)
 			return
 		}
+		require.True(t, m.JobKey.Valid())
 		for _, text := range []string{m.Agent, m.Kernel, m.BootID, m.Failure, m.Message, string(m.Kind), m.ID, m.Token.Reveal(), m.Session.Reveal()} {
 			require.LessOrEqual(t, len(text), MaxMessage)
 			require.True(t, utf8.ValidString(text))

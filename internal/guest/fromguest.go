@@ -26,12 +26,13 @@ type FromGuest struct {
 	// Clock is what time it was for the guest when it was let in, before it set its clock. hello, over a network only; zero
 	// where it does not say.
 	Clock    time.Time
-	BootID   string // started: /proc/sys/kernel/random/boot_id, first read once the host's randomness had come
-	JobID    int64  // took_job, job_done
-	Success  bool   // job_done
-	Failure  string // job_done: gitlab-runner's failure_reason
-	ExitCode int    // job_done: of the script; runner_exited: of gitlab-runner
-	Message  string // notice, error, runner_exited
+	BootID   string            // started: /proc/sys/kernel/random/boot_id, first read once the host's randomness had come
+	JobID    int64             // took_job, job_done
+	JobKey   firerunner.JobKey // took_job: where the host asked for it
+	Success  bool              // job_done
+	Failure  string            // job_done: gitlab-runner's failure_reason
+	ExitCode int               // job_done: of the script; runner_exited: of gitlab-runner
+	Message  string            // notice, error, runner_exited
 
 	ID      string            // attach: which microVM
 	Token   firerunner.Secret // attach: the one-time token, the first time
@@ -54,6 +55,7 @@ type guestWire struct {
 	ClockNS  int64  `json:"clock_ns,omitempty"`
 	BootID   string `json:"boot_id,omitempty"`
 	Job      int64  `json:"job,omitempty"`
+	JobKey   string `json:"job_key,omitempty"`
 	Success  bool   `json:"success,omitempty"`
 	Failure  string `json:"failure,omitempty"`
 	ExitCode int64  `json:"exit_code,omitempty"`
@@ -73,7 +75,7 @@ func EncodeFromGuest(m FromGuest) ([]byte, error) {
 	}
 	line, err := json.Marshal(guestWire{
 		V: version, N: m.Number, Kind: string(m.Kind), Agent: m.Agent, BootID: m.BootID, Kernel: m.Kernel, ClockNS: clock,
-		Job: m.JobID, Success: m.Success, Failure: m.Failure, ExitCode: int64(m.ExitCode),
+		Job: m.JobID, JobKey: string(m.JobKey), Success: m.Success, Failure: m.Failure, ExitCode: int64(m.ExitCode),
 		Message: Text(m.Message, MaxMessage), ID: m.ID, Token: m.Token.Reveal(), Session: m.Session.Reveal(), Console: m.Console,
 	})
 	if err != nil {
@@ -123,6 +125,11 @@ func DecodeFromGuest(line []byte) (FromGuest, error) {
 			return FromGuest{}, errors.New("job id is not positive")
 		}
 		m.JobID = w.Job
+		if m.Kind == firerunner.ReportTookJob {
+			if m.JobKey = firerunner.JobKey(w.JobKey); !m.JobKey.Valid() {
+				return FromGuest{}, errors.New("odd job key")
+			}
+		}
 		if m.Kind == firerunner.ReportJobDone {
 			if !word(w.Failure, 64) {
 				return FromGuest{}, errors.New("odd failure reason")

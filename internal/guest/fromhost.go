@@ -66,6 +66,8 @@ type startWire struct {
 	Network     networkWire `json:"network"`
 	WaitTimeout int64       `json:"wait_timeout_s"`
 	OutputKiB   int         `json:"output_kib,omitempty"`
+	RunnerID    string      `json:"runner_id,omitempty"`
+	SealTo      string      `json:"seal_to,omitempty"`
 }
 
 type networkWire struct {
@@ -88,7 +90,7 @@ func EncodeFromHost(m FromHost) ([]byte, error) {
 		w.Session = m.Session.Reveal()
 		w.Start = &startWire{
 			URL: s.GitLabURL, Token: s.Token.Reveal(), CA: s.CA, Name: s.Name, MachineID: s.MachineID,
-			Hostname: s.Hostname, Network: networkWire(s.Network), OutputKiB: s.OutputKiB,
+			Hostname: s.Hostname, Network: networkWire(s.Network), OutputKiB: s.OutputKiB, RunnerID: s.RunnerID, SealTo: s.SealTo,
 			WaitTimeout: int64(math.Ceil(s.WaitTimeout.Seconds())),
 		}
 	}
@@ -158,6 +160,7 @@ func DecodeFromHost(line []byte) (FromHost, error) {
 			GitLabURL: w.Start.URL, Token: firerunner.Secret(w.Start.Token), CA: w.Start.CA, Name: w.Start.Name,
 			MachineID: w.Start.MachineID, Hostname: w.Start.Hostname, Network: firerunner.GuestNetwork(w.Start.Network),
 			WaitTimeout: time.Duration(w.Start.WaitTimeout) * time.Second, OutputKiB: w.Start.OutputKiB,
+			RunnerID: w.Start.RunnerID, SealTo: w.Start.SealTo,
 		}
 	default:
 		return FromHost{}, errors.New("unknown kind")

@@ -184,7 +184,7 @@ func reportOf(m FromGuest) firerunner.GuestReport {
 		m.Message = "boot " + m.BootID
 	}
 	return firerunner.GuestReport{
-		Kind: m.Kind, JobID: m.JobID, Success: m.Success, Failure: m.Failure, ExitCode: m.ExitCode, Message: m.Message,
+		Kind: m.Kind, JobID: m.JobID, JobKey: m.JobKey, Success: m.Success, Failure: m.Failure, ExitCode: m.ExitCode, Message: m.Message,
 	}
 }
 

@@ -35,6 +35,9 @@ func Read(from io.Reader, after int64, report func(firerunner.GuestReport) error
 			return firerunner.Errorf(firerunner.Invalid, "reading reports: after %d came %d of kind %.32q", after, r.Seq, r.Kind)
 		}
 		r.Message, r.Failure = Clean(r.Message, MaxMessage), Clean(r.Failure, maxFailure)
+		if !r.JobKey.Valid() {
+			r.JobKey = ""
+		}
 		after = r.Seq
 		if err := report(r); err != nil {
 			return err

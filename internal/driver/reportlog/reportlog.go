@@ -69,7 +69,7 @@ func New(cfg Config) *Log {
 func (l *Log) Guest(r firerunner.GuestReport) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.exited || r.Kind == firerunner.ReportExited || !known(r.Kind) {
+	if l.exited || r.Kind == firerunner.ReportExited || !known(r.Kind) || !r.JobKey.Valid() {
 		return
 	}
 	if r.Kind == firerunner.ReportHello {
@@ -81,7 +81,7 @@ func (l *Log) Guest(r firerunner.GuestReport) {
 		maxBytes, maxReports = maxBytes/2, maxReports/2
 	}
 	// Cleaning costs more than dropping, so a flood is measured as it comes.
-	room := int64(min(len(r.Message), MaxMessage)+min(len(r.Failure), maxFailure)) + lineOverhead
+	room := int64(min(len(r.Message), MaxMessage)+min(len(r.Failure), maxFailure)+len(r.JobKey)) + lineOverhead
 	if l.bytes+room > maxBytes || len(l.reports) >= maxReports {
 		l.dropped++
 		return
@@ -170,7 +170,7 @@ func (l *Log) SinkErr() error {
 }
 
 func size(r firerunner.GuestReport) int64 {
-	return int64(len(r.Message)+len(r.Failure)) + lineOverhead
+	return int64(len(r.Message)+len(r.Failure)+len(r.JobKey)) + lineOverhead
 }
 
 func known(k firerunner.ReportKind) bool {

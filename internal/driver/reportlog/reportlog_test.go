@@ -64,6 +64,7 @@ func TestLogOK(t *testing.T) {
 
 func TestLogLimits(t *testing.T) {
 	for name, fill := range map[string]firerunner.GuestReport{
+		"not job keys":    {Kind: firerunner.ReportTookJob, JobKey: firerunner.JobKey(strings.Repeat("k", 3000))},
 		"many small ones": {Kind: firerunner.ReportNotice},
 		"large ones":      {Kind: firerunner.ReportNotice, Message: strings.Repeat("m", 1<<20), Failure: strings.Repeat("f", 1<<20)},
 		"not notices":     {Kind: firerunner.ReportTookJob, Message: strings.Repeat("m", 3000)},

@@ -26,8 +26,8 @@ ORDER BY id DESC LIMIT nullif(@most::bigint, -1);
 -- A conflict is no error here, because an error would spoil the transaction.
 -- name: RunnerInsert :execrows
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
 ON CONFLICT DO NOTHING;
 
 -- name: RunnerUpdate :execrows
@@ -35,7 +35,7 @@ UPDATE runners SET project_id = @project_id, tags = @tags, profile = @profile, v
     memory_mib = @memory_mib, disk_mib = @disk_mib, image = @image, state = @state, desired = @desired,
     outcome = @outcome, reason = @reason, message = @message, host = @host, gitlab_id = @gitlab_id, job_id = @job_id,
     report = @report, version = version + 1, created_at = @created_at, moved_at = @moved_at, deadline = @deadline,
-    address = @address, controller = @controller
+    address = @address, job_key = @job_key, controller = @controller
 WHERE id = @id AND version = @version;
 
 -- name: Job :one
@@ -145,8 +145,8 @@ WHERE id = @id;
 DELETE FROM vms WHERE id = $1;
 
 -- name: ReportInsert :exec
-INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- name: ReportsAfter :many
 SELECT * FROM vm_reports WHERE vm_id = @vm_id AND seq > @after ORDER BY seq;

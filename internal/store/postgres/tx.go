@@ -263,7 +263,7 @@ func updateFromRow(r row.Runner) sqlc.RunnerUpdateParams {
 		VCPUs: r.VCPUs, MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB, Image: r.Image,
 		State: r.State, Desired: r.Desired, Outcome: r.Outcome, Reason: r.Reason, Message: r.Message,
 		Host: r.Host, GitLabID: r.GitLabID, JobID: r.JobID, Report: r.Report, Version: r.Version,
-		CreatedAt: r.CreatedAt, MovedAt: r.MovedAt, Deadline: r.Deadline, Address: r.Address, Controller: r.Controller,
+		CreatedAt: r.CreatedAt, MovedAt: r.MovedAt, Deadline: r.Deadline, Address: r.Address, JobKey: r.JobKey, Controller: r.Controller,
 	}
 }
 

@@ -20,7 +20,7 @@ const (
 
 // CheckReport refuses what a guest cannot say.
 func CheckReport(id string, number int64, r firerunner.GuestReport) error {
-	if number < 0 || len(r.Kind) > kindMost || number > 0 && r.Kind == firerunner.ReportExited {
+	if number < 0 || len(r.Kind) > kindMost || number > 0 && r.Kind == firerunner.ReportExited || !r.JobKey.Valid() {
 		return firerunner.Errorf(firerunner.Invalid, "report %d of microVM %q: a guest cannot say %.32q", number, id, r.Kind)
 	}
 	return nil
@@ -69,12 +69,12 @@ func (vm *VM) add(r firerunner.GuestReport) VMReport {
 	vm.Bytes += reportSize(r)
 	return storable(VMReport{
 		VMID: vm.ID, Seq: vm.Seq, At: Micros(r.At), Kind: string(r.Kind), JobID: r.JobID, Success: Bit(r.Success),
-		Failure: r.Failure, ExitCode: int64(r.ExitCode), Message: r.Message,
+		Failure: r.Failure, ExitCode: int64(r.ExitCode), Message: r.Message, JobKey: string(r.JobKey),
 	})
 }
 
 func reportSize(r firerunner.GuestReport) int64 {
-	return int64(len(r.Message)+len(r.Failure)+len(r.Kind)) + reportOverhead
+	return int64(len(r.Message)+len(r.Failure)+len(r.Kind)+len(r.JobKey)) + reportOverhead
 }
 
 func cut(text string, most int) string {
@@ -99,6 +99,6 @@ func (vm VM) LedgerVM() firerunner.LedgerVM {
 func (r VMReport) GuestReport() firerunner.GuestReport {
 	return firerunner.GuestReport{
 		Seq: r.Seq, At: FromMicros(r.At), Kind: firerunner.ReportKind(r.Kind), JobID: r.JobID, Success: r.Success != 0,
-		Failure: r.Failure, ExitCode: int(r.ExitCode), Message: r.Message,
+		Failure: r.Failure, ExitCode: int(r.ExitCode), Message: r.Message, JobKey: firerunner.JobKey(r.JobKey),
 	}
 }

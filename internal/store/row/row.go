@@ -112,6 +112,7 @@ type Runner struct {
 	MovedAt    int64
 	Deadline   int64
 	Address    string
+	JobKey     string
 	Controller string
 }
 
@@ -144,4 +145,5 @@ type VMReport struct {
 	Failure  string
 	ExitCode int64
 	Message  string
+	JobKey   string
 }

@@ -76,6 +76,7 @@ func (r Runner) Runner() firerunner.Runner {
 		MovedAt:    FromMicros(r.MovedAt),
 		Deadline:   FromMicros(r.Deadline),
 		Address:    fromAddr(r.Address),
+		JobKey:     firerunner.JobKey(r.JobKey),
 		Controller: r.Controller,
 	}
 }
@@ -105,6 +106,7 @@ func FromRunner(r firerunner.Runner) Runner {
 		MovedAt:    Micros(r.MovedAt),
 		Deadline:   Micros(r.Deadline),
 		Address:    addr(r.Address),
+		JobKey:     string(r.JobKey),
 		Controller: r.Controller,
 	})
 }

@@ -27,15 +27,15 @@ ORDER BY id DESC LIMIT @most;
 
 -- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: RunnerUpdate :execrows
 UPDATE runners SET project_id = @project_id, tags = @tags, profile = @profile, vcpus = @vcpus,
     memory_mib = @memory_mib, disk_mib = @disk_mib, image = @image, state = @state, desired = @desired,
     outcome = @outcome, reason = @reason, message = @message, host = @host, gitlab_id = @gitlab_id, job_id = @job_id,
     report = @report, version = version + 1, created_at = @created_at, moved_at = @moved_at, deadline = @deadline,
-    address = @address, controller = @controller
+    address = @address, job_key = @job_key, controller = @controller
 WHERE id = @id AND version = @version;
 
 -- name: Job :one
@@ -145,8 +145,8 @@ WHERE id = @id;
 DELETE FROM vms WHERE id = ?;
 
 -- name: ReportInsert :exec
-INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: ReportsAfter :many
 SELECT * FROM vm_reports WHERE vm_id = ? AND seq > @after ORDER BY seq;

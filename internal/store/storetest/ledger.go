@@ -174,7 +174,7 @@ func (l *ledger) reportsOK() {
 	l.save(ledgerVM("a"))
 	l.save(ledgerVM("b"))
 	full := firerunner.GuestReport{
-		Seq: 77, At: noon(), Kind: firerunner.ReportJobDone, JobID: 1 << 50, Success: true, Failure: "f", ExitCode: -9, Message: awkward,
+		Seq: 77, At: noon(), Kind: firerunner.ReportJobDone, JobID: 1 << 50, JobKey: "sealed_Key-9", Success: true, Failure: "f", ExitCode: -9, Message: awkward,
 	}
 	require.True(l, l.add("a", 1, full))
 	require.True(l, l.add("b", 5, firerunner.GuestReport{Kind: firerunner.ReportHello}))
@@ -197,6 +197,8 @@ func (l *ledger) reportsOK() {
 		number int64
 		kind   firerunner.ReportKind
 	}{{-1, firerunner.ReportHello}, {8, firerunner.ReportExited}, {8, firerunner.ReportKind(strings.Repeat("x", 100))}} {
+		_, err = l.AddReport(l.ctx(), "a", 9, firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: 1, JobKey: "no key"})
+		l.requireCode(firerunner.Invalid, err)
 		_, err = l.AddReport(l.ctx(), "a", bad.number, firerunner.GuestReport{Kind: bad.kind})
 		l.requireCode(firerunner.Invalid, err)
 	}

@@ -15,7 +15,7 @@ func fullRunner() firerunner.Runner {
 		ID: "runner1", Demand: firerunner.Demand{ProjectID: 1 << 40, Tags: firerunner.NewTagSet("b", "a", awkward)},
 		Profile: "default", Size: firerunner.Size{VCPUs: 2, MemoryMiB: 4096, DiskMiB: 10240}, Image: "sha256:abc",
 		State: firerunner.Running, Desired: firerunner.Unwanted, Outcome: firerunner.Failed, Reason: firerunner.ReasonVMExited,
-		Message: awkward, Host: "host", Address: netip.MustParseAddr("10.1.2.3"), GitLabID: 7, JobID: 1 << 50, Report: 9,
+		Message: awkward, Host: "host", Address: netip.MustParseAddr("10.1.2.3"), GitLabID: 7, JobID: 1 << 50, JobKey: "sealed_Key-9", Report: 9,
 		CreatedAt: noon(), MovedAt: noon().Add(time.Second), Deadline: noon().Add(time.Hour),
 	}
 }
@@ -27,7 +27,7 @@ func (s *suite) runnerOK() {
 	require.NoError(s, err)
 	require.Equal(s, want, got)
 
-	got.State, got.Message, got.Deadline = firerunner.Gone, "", time.Time{}
+	got.State, got.Message, got.Deadline, got.JobKey = firerunner.Gone, "", time.Time{}, ""
 	version := got.Version
 	s.update(func(ctx context.Context, tx firerunner.Tx) error { return tx.SaveRunner(ctx, &got) })
 	require.Equal(s, version+1, got.Version, "a save raises the version")

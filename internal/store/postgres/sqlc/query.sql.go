@@ -878,8 +878,8 @@ func (q *Queries) ProjectsSince(ctx context.Context, seenAt int64) ([]Project, e
 }
 
 const reportInsert = `-- name: ReportInsert :exec
-INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 `
 
 type ReportInsertParams struct {
@@ -892,6 +892,7 @@ type ReportInsertParams struct {
 	Failure  string
 	ExitCode int64
 	Message  string
+	JobKey   string
 }
 
 func (q *Queries) ReportInsert(ctx context.Context, arg ReportInsertParams) error {
@@ -905,12 +906,13 @@ func (q *Queries) ReportInsert(ctx context.Context, arg ReportInsertParams) erro
 		arg.Failure,
 		arg.ExitCode,
 		arg.Message,
+		arg.JobKey,
 	)
 	return err
 }
 
 const reportsAfter = `-- name: ReportsAfter :many
-SELECT vm_id, seq, at, kind, job_id, success, failure, exit_code, message FROM vm_reports WHERE vm_id = $1 AND seq > $2 ORDER BY seq
+SELECT vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key FROM vm_reports WHERE vm_id = $1 AND seq > $2 ORDER BY seq
 `
 
 type ReportsAfterParams struct {
@@ -937,6 +939,7 @@ func (q *Queries) ReportsAfter(ctx context.Context, arg ReportsAfterParams) ([]V
 			&i.Failure,
 			&i.ExitCode,
 			&i.Message,
+			&i.JobKey,
 		); err != nil {
 			return nil, err
 		}
@@ -959,7 +962,7 @@ func (q *Queries) ReportsDelete(ctx context.Context, vmID string) error {
 
 const runner = `-- name: Runner :one
 
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE id = $1
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE id = $1
 `
 
 // Each list has one query per way in (an index), and what is left of the question is filtered in Go (package row). Only
@@ -990,6 +993,7 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 		&i.MovedAt,
 		&i.Deadline,
 		&i.Address,
+		&i.JobKey,
 		&i.Controller,
 	)
 	return i, err
@@ -997,8 +1001,8 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 
 const runnerInsert = `-- name: RunnerInsert :execrows
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
 ON CONFLICT DO NOTHING
 `
 
@@ -1025,6 +1029,7 @@ type RunnerInsertParams struct {
 	MovedAt    int64
 	Deadline   int64
 	Address    string
+	JobKey     string
 	Controller string
 }
 
@@ -1053,6 +1058,7 @@ func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) (int
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.JobKey,
 		arg.Controller,
 	)
 	if err != nil {
@@ -1066,8 +1072,8 @@ UPDATE runners SET project_id = $1, tags = $2, profile = $3, vcpus = $4,
     memory_mib = $5, disk_mib = $6, image = $7, state = $8, desired = $9,
     outcome = $10, reason = $11, message = $12, host = $13, gitlab_id = $14, job_id = $15,
     report = $16, version = version + 1, created_at = $17, moved_at = $18, deadline = $19,
-    address = $20, controller = $21
-WHERE id = $22 AND version = $23
+    address = $20, job_key = $21, controller = $22
+WHERE id = $23 AND version = $24
 `
 
 type RunnerUpdateParams struct {
@@ -1091,6 +1097,7 @@ type RunnerUpdateParams struct {
 	MovedAt    int64
 	Deadline   int64
 	Address    string
+	JobKey     string
 	Controller string
 	ID         string
 	Version    int64
@@ -1118,6 +1125,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.JobKey,
 		arg.Controller,
 		arg.ID,
 		arg.Version,
@@ -1129,7 +1137,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 }
 
 const runnersByGitLabID = `-- name: RunnersByGitLabID :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id
 `
 
 func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runner, error) {
@@ -1164,6 +1172,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1177,7 +1186,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 }
 
 const runnersLatest = `-- name: RunnersLatest :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners
 WHERE ($1::bigint <> 0 OR (project_id = $2 AND tags = $3))
   AND ($4::bigint <> 0 OR outcome = $5)
   AND (cardinality($6::bigint[]) = 0 OR state = ANY($6::bigint[]))
@@ -1234,6 +1243,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1247,7 +1257,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 }
 
 const runnersLive = `-- name: RunnersLive :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE state < 80 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 ORDER BY id
 `
 
 func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
@@ -1282,6 +1292,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1295,7 +1306,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 }
 
 const runnersLiveOf = `-- name: RunnersLiveOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id
 `
 
 type RunnersLiveOfParams struct {
@@ -1335,6 +1346,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1348,7 +1360,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 }
 
 const runnersSince = `-- name: RunnersSince :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE created_at >= $1 ORDER BY created_at
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE created_at >= $1 ORDER BY created_at
 `
 
 func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, error) {
@@ -1383,6 +1395,7 @@ func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, 
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err

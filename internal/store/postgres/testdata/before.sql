@@ -1,4 +1,7 @@
--- The statements of version 2, as the program of that version runs them: a newer version must leave them working.
+-- The statements of version 3, as the program of that version runs them: a newer version must leave them working.
+
+-- name: Clock :one
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros;
 
 -- name: DeliveriesPurge :exec
 DELETE FROM deliveries WHERE key IN (SELECT d.key FROM deliveries AS d WHERE d.at < $1 ORDER BY d.at LIMIT $2::bigint);
@@ -70,6 +73,19 @@ SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank
 
 -- name: JobsOpenOf :many
 SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id, runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at, finished_at, seen_at FROM jobs WHERE rank < 40 AND project_id = $1 AND tags = $2 ORDER BY id;
+
+-- name: Lease :one
+SELECT name, holder, epoch, until FROM leases WHERE name = $1;
+
+-- name: LeaseDelete :exec
+DELETE FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3;
+
+-- name: LeaseTake :exec
+INSERT INTO leases (name, holder, epoch, until) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch, until = excluded.until;
+
+-- name: LeasesPurge :exec
+DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < $1 ORDER BY l.until LIMIT $2::bigint);
 
 -- name: ProjectUpsert :exec
 INSERT INTO projects (id, path, seen_at) VALUES ($1, $2, $3)

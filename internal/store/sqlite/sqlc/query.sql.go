@@ -900,8 +900,8 @@ func (q *Queries) ProjectsSince(ctx context.Context, seenAt int64) ([]Project, e
 }
 
 const reportInsert = `-- name: ReportInsert :exec
-INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 `
 
 type ReportInsertParams struct {
@@ -914,6 +914,7 @@ type ReportInsertParams struct {
 	Failure  string
 	ExitCode int64
 	Message  string
+	JobKey   string
 }
 
 func (q *Queries) ReportInsert(ctx context.Context, arg ReportInsertParams) error {
@@ -927,12 +928,13 @@ func (q *Queries) ReportInsert(ctx context.Context, arg ReportInsertParams) erro
 		arg.Failure,
 		arg.ExitCode,
 		arg.Message,
+		arg.JobKey,
 	)
 	return err
 }
 
 const reportsAfter = `-- name: ReportsAfter :many
-SELECT vm_id, seq, at, kind, job_id, success, failure, exit_code, message FROM vm_reports WHERE vm_id = ? AND seq > ? ORDER BY seq
+SELECT vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key FROM vm_reports WHERE vm_id = ? AND seq > ? ORDER BY seq
 `
 
 type ReportsAfterParams struct {
@@ -959,6 +961,7 @@ func (q *Queries) ReportsAfter(ctx context.Context, arg ReportsAfterParams) ([]V
 			&i.Failure,
 			&i.ExitCode,
 			&i.Message,
+			&i.JobKey,
 		); err != nil {
 			return nil, err
 		}
@@ -984,7 +987,7 @@ func (q *Queries) ReportsDelete(ctx context.Context, vmID string) error {
 
 const runner = `-- name: Runner :one
 
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE id = ?
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE id = ?
 `
 
 // Each list has one query per way in (an index), and what is left of the question is filtered in Go (filter.go): so
@@ -1017,6 +1020,7 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 		&i.MovedAt,
 		&i.Deadline,
 		&i.Address,
+		&i.JobKey,
 		&i.Controller,
 	)
 	return i, err
@@ -1024,8 +1028,8 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 
 const runnerInsert = `-- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 `
 
 type RunnerInsertParams struct {
@@ -1051,6 +1055,7 @@ type RunnerInsertParams struct {
 	MovedAt    int64
 	Deadline   int64
 	Address    string
+	JobKey     string
 	Controller string
 }
 
@@ -1078,6 +1083,7 @@ func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) erro
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.JobKey,
 		arg.Controller,
 	)
 	return err
@@ -1088,8 +1094,8 @@ UPDATE runners SET project_id = ?1, tags = ?2, profile = ?3, vcpus = ?4,
     memory_mib = ?5, disk_mib = ?6, image = ?7, state = ?8, desired = ?9,
     outcome = ?10, reason = ?11, message = ?12, host = ?13, gitlab_id = ?14, job_id = ?15,
     report = ?16, version = version + 1, created_at = ?17, moved_at = ?18, deadline = ?19,
-    address = ?20, controller = ?21
-WHERE id = ?22 AND version = ?23
+    address = ?20, job_key = ?21, controller = ?22
+WHERE id = ?23 AND version = ?24
 `
 
 type RunnerUpdateParams struct {
@@ -1113,6 +1119,7 @@ type RunnerUpdateParams struct {
 	MovedAt    int64
 	Deadline   int64
 	Address    string
+	JobKey     string
 	Controller string
 	ID         string
 	Version    int64
@@ -1140,6 +1147,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 		arg.MovedAt,
 		arg.Deadline,
 		arg.Address,
+		arg.JobKey,
 		arg.Controller,
 		arg.ID,
 		arg.Version,
@@ -1151,7 +1159,7 @@ func (q *Queries) RunnerUpdate(ctx context.Context, arg RunnerUpdateParams) (int
 }
 
 const runnersByGitLabID = `-- name: RunnersByGitLabID :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id
 `
 
 func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runner, error) {
@@ -1186,6 +1194,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1202,7 +1211,7 @@ func (q *Queries) RunnersByGitLabID(ctx context.Context, gitlabID int64) ([]Runn
 }
 
 const runnersLatest = `-- name: RunnersLatest :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners
 WHERE (CAST(?1 AS INTEGER) <> 0 OR (project_id = ?2 AND tags = ?3))
   AND (CAST(?4 AS INTEGER) <> 0 OR outcome = ?5)
   AND (CAST(?6 AS TEXT) = '[]' OR state IN (SELECT value FROM json_each(CAST(?6 AS TEXT))))
@@ -1259,6 +1268,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1275,7 +1285,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 }
 
 const runnersLive = `-- name: RunnersLive :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners INDEXED BY runners_live WHERE state < 80 ORDER BY id
 `
 
 func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
@@ -1310,6 +1320,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1326,7 +1337,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 }
 
 const runnersLiveOf = `-- name: RunnersLiveOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY id
 `
 
 type RunnersLiveOfParams struct {
@@ -1366,6 +1377,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
@@ -1382,7 +1394,7 @@ func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([
 }
 
 const runnersSince = `-- name: RunnersSince :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, controller FROM runners WHERE created_at >= ? ORDER BY created_at
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE created_at >= ? ORDER BY created_at
 `
 
 func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, error) {
@@ -1417,6 +1429,7 @@ func (q *Queries) RunnersSince(ctx context.Context, createdAt int64) ([]Runner, 
 			&i.MovedAt,
 			&i.Deadline,
 			&i.Address,
+			&i.JobKey,
 			&i.Controller,
 		); err != nil {
 			return nil, err
