@@ -49,6 +49,7 @@ type Client struct {
 	http     *http.Client
 	quotas   *quotas
 	base     *url.URL
+	agent    string
 	token    TokenSource
 	timeout  time.Duration
 	pageSize int
@@ -78,6 +79,7 @@ func New(cfg Config) (*Client, error) {
 		http:     &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 		quotas:   &transport.quotas,
 		base:     base,
+		agent:    "FireRunner/" + cfg.Version,
 		token:    cfg.Token,
 		timeout:  cfg.Timeout,
 		pageSize: cfg.PageSize,
@@ -92,7 +94,7 @@ func New(cfg Config) (*Client, error) {
 	c.api, err = gl.NewAuthSourceClient(gl.Unauthenticated{}, // the transport adds the token
 		gl.WithBaseURL(base.String()),
 		gl.WithHTTPClient(c.http),
-		gl.WithUserAgent("FireRunner/"+cfg.Version),
+		gl.WithUserAgent(c.agent),
 		gl.WithCustomLimiter(own), // client-go's is set without a lock by the first answer, and then waits unasked
 		gl.WithOnlyIdempotentRetries(),
 		gl.WithCustomRetry(neverAgain), // each call that may be repeated says so (again)
