@@ -28,9 +28,13 @@ type GitLab interface {
 	Check(ctx context.Context) (GitLabCheck, error)
 }
 
+// SystemFailure is GitLab's word for a job that failed because of where it ran, and what users name in retry: when: to have
+// it run again (https://docs.gitlab.com/ci/yaml/#retrywhen).
+const SystemFailure = "runner_system_failure"
+
 // JobFailer is an extra ability of a GitLab: to speak for a job whose guest cannot any more.
 type JobFailer interface {
-	// FailJob tells GitLab, with the job's own token, that the job failed as runner_system_failure; why becomes a line at
+	// FailJob tells GitLab, with the job's own token, that the job failed as SystemFailure; why becomes a line at
 	// the end of its log. It may be done twice. told = false: GitLab takes no word on that job any more, because it has
 	// ended or the token is not its. Where the log cannot be written, the job is failed all the same.
 	FailJob(ctx context.Context, jobID int64, token Secret, why string) (told bool, err error)

@@ -100,11 +100,12 @@ type Deadlines struct {
 	JobTimeout                       time.Duration // the longest a job may run
 	RunningGrace                     time.Duration // on top of JobTimeout
 	Stopping                         time.Duration
+	FailJob                          time.Duration // how long GitLab is tried to be told that a job failed whose microVM died
 }
 
 // DefaultDeadlines returns the deadlines of the lifecycle table, with a job timeout of one hour (GitLab's default).
 func DefaultDeadlines() Deadlines {
-	d := Deadlines{JobTimeout: time.Hour}
+	d := Deadlines{JobTimeout: time.Hour, FailJob: 10 * time.Minute}
 	for _, s := range Lifecycle() {
 		switch s.State {
 		case Placed:

@@ -135,15 +135,8 @@ func (d *daemon) openStore(ctx context.Context) error {
 }
 
 func (d *daemon) openGitLab() (err error) {
-	token := func() (firerunner.Secret, error) { // asked before every request
-		g := d.inForce.Load().GitLab
-		if g.TokenFile != "" {
-			return gitlab.TokenFile(g.TokenFile)()
-		}
-		return gitlab.StaticToken(g.Token)()
-	}
 	d.gitlab, err = gitlab.New(gitlab.Config{
-		URL: d.cfg.GitLab.URL, Token: token, CAFile: d.cfg.GitLab.CAFile, Version: buildVersion(),
+		URL: d.cfg.GitLab.URL, Token: d.gitlabToken, CAFile: d.cfg.GitLab.CAFile, Version: buildVersion(),
 		Timeout: d.cfg.GitLab.RequestTimeout, Observe: d.metrics.GitLabRequest, Logger: d.log,
 	})
 	if err == nil {
@@ -186,7 +179,7 @@ func (d *daemon) newControl(driver firerunner.Driver, controller string) (*contr
 		Store: d.store, GitLab: d.gitlab, Driver: driver, Image: d.image, Installation: d.installation, LocalHost: localHost(d.cfg.Config),
 		Controller: controller, StandsIn: controller != d.controllerName(), Peers: d.peersOf(controller),
 		Profiles: set.Profiles, Deadlines: set.Deadlines,
-		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: set.OutputKiB,
+		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: set.OutputKiB, SealKeys: firerunner.NewSealKeys(d.gitlabToken),
 		QueueSize: set.QueueSize, SweepInterval: set.SweepInterval, SweepProjects: set.SweepProjects, SweepWindow: set.SweepWindow,
 		SweepPerMinute: d.cfg.Sweep.RequestsPerMinute, ActiveWindow: d.cfg.Sweep.ActiveWindow,
 		IdleInterval: d.cfg.Sweep.IdleInterval, Discover: d.cfg.Sweep.Discover, DiscoverInterval: d.cfg.Sweep.DiscoverInterval,

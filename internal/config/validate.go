@@ -168,6 +168,7 @@ func (k *checker) durations() {
 		{"deadlines.job_timeout", d.JobTimeout, time.Second, 30 * day},
 		{"deadlines.running_grace", d.RunningGrace, time.Second, day},
 		{"deadlines.stopping", d.Stopping, time.Second, day},
+		{"deadlines.fail_job", d.FailJob, time.Second, time.Hour},
 		{"flintlock.probe_interval", k.Flintlock.ProbeInterval, 100 * time.Millisecond, time.Hour},
 		{"flintlock.probe_timeout", k.Flintlock.ProbeTimeout, 100 * time.Millisecond, time.Hour},
 		{"flintlock.lost_after", k.Flintlock.LostAfter, time.Second, day},

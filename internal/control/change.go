@@ -147,6 +147,8 @@ func (c *Control) log(e firerunner.Event) {
 		if e.Reason != "" {
 			level = slog.LevelWarn
 		}
+	case firerunner.EventFailedFor:
+		level, msg = slog.LevelWarn, "job failed for its microVM"
 	case firerunner.EventReaped:
 		level, msg = slog.LevelWarn, "removed what nobody owned"
 	}

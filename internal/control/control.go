@@ -44,6 +44,8 @@ type Config struct {
 	Routes    []firerunner.NetworkRoute // the way of guests to GitLab
 	OutputKiB int                       // most that a job's log may hold; 0 = gitlab-runner's default
 
+	SealKeys *firerunner.SealKeys // for the tokens of jobs, if GitLab is a JobFailer; nil: GitLab is told of no job that failed
+
 	// Fit makes a size one that the driver can make: the next one up, and says why where it is another. A zero size: there
 	// is none, why says it. nil: every size can be made.
 	Fit func(firerunner.Size) (fitted firerunner.Size, why string)
@@ -101,6 +103,7 @@ type Control struct {
 	lister     firerunner.ProjectLister // nil: projects cannot be discovered
 	watcher    firerunner.WebhookLister // nil: webhooks cannot be looked at
 	time       timekeeper
+	failer     firerunner.JobFailer // nil: GitLab is told of no job that failed
 
 	closing  chan struct{} // closed when no new work may be taken
 	closeOne sync.Once
@@ -160,6 +163,7 @@ func New(c Config) (*Control, error) {
 	made.prober, _ = c.Driver.(firerunner.HostProber)
 	made.lister, _ = c.GitLab.(firerunner.ProjectLister)
 	made.watcher, _ = c.GitLab.(firerunner.WebhookLister)
+	made.failer, _ = c.GitLab.(firerunner.JobFailer)
 	made.sweeper = newSweeper(c)
 	settings := c.settings()
 	made.inForce.Store(&settings)

@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -32,6 +33,31 @@ func stories() map[string]func() story {
 				h.hint(ids...)
 				h.nothingLeft()
 				h.ranOnce(ids...)
+			}}
+		},
+		"Died": func() story {
+			died := make(chan struct{})
+			return story{script: once(func(g *guest) error {
+				g.hello()
+				j, err := g.take()
+				if err != nil {
+					return err
+				}
+				g.took(j.ID)
+				g.wait(died)
+				return errors.New("kernel panic")
+			}), play: func(h *house) {
+				ids := h.push(small + retried)
+				h.hint(ids...)
+				h.awaitRunner("running", func(r firerunner.Runner) bool { return r.State == firerunner.Running && r.JobKey != "" })
+				close(died)
+				h.awaitJobs(gitlabtest.StatusFailed, ids...)
+				again := h.gitlab.Jobs(gitlabtest.JobFilter{})
+				h.hint(again[len(again)-1].ID)
+				h.awaitJobs(gitlabtest.StatusSuccess, again[len(again)-1].ID)
+				h.hint(again[len(again)-1].ID)
+				h.nothingLeft()
+				h.ranOnce(ids[0], again[len(again)-1].ID)
 			}}
 		},
 		"Surplus": func() story {
@@ -70,7 +96,7 @@ func points(t *testing.T, s story) (passed []string) {
 }
 
 // acts are what the world outside the store sees of control; TestEveryPoint dies between any two writes as well.
-var acts = regexp.MustCompile(`^(gitlab\.(create|delete|pause|runnerjobs)|driver\.(create|destroy)):`)
+var acts = regexp.MustCompile(`^(gitlab\.(create|delete|pause|runnerjobs|failjob)|driver\.(create|destroy)):`)
 
 // A daemon that dies before or after anything that it does to GitLab or driver, and its successor together do what one
 // would have done: each job runs once and nothing is left. Here with the real queue, which must do the steps again.

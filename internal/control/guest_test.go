@@ -22,6 +22,8 @@ type guest struct {
 	http  *http.Client
 	house *house
 
+	last    job  // the last that it was given
+	silent  bool // it hands out no job keys, as older agents
 	mu      sync.Mutex
 	orders  []firerunner.GuestOrder
 	ordered chan struct{} // closed at the first order
@@ -77,7 +79,18 @@ func (g *guest) report(kind firerunner.ReportKind, jobID int64, success bool) {
 	g.say(firerunner.GuestReport{Kind: kind, JobID: jobID, Success: success})
 }
 
-func (g *guest) took(jobID int64) { g.report(firerunner.ReportTookJob, jobID, false) }
+// took says so, and hands out the key of the job that it was given.
+func (g *guest) took(jobID int64) {
+	r := firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: jobID}
+	if start := g.spec.Start; jobID == g.last.ID && start.SealTo != "" && !g.silent {
+		key, err := firerunner.SealJobKey(start.SealTo, start.RunnerID, jobID, firerunner.Secret(g.last.Token))
+		if err != nil {
+			panic(err)
+		}
+		r.JobKey = key
+	}
+	g.say(r)
+}
 
 func (g *guest) exit(status int, message string) error {
 	g.say(firerunner.GuestReport{Kind: firerunner.ReportRunnerExited, ExitCode: status, Message: message})
@@ -144,6 +157,7 @@ func (g *guest) take() (job, error) {
 		case err != nil:
 			return j, err
 		case res.StatusCode == http.StatusCreated:
+			g.last = j
 			return j, nil
 		case res.StatusCode != http.StatusNoContent:
 			return j, fmt.Errorf("asking for a job: status %d", res.StatusCode)

@@ -57,6 +57,7 @@ type house struct {
 	steps   *queue.Enqueuer
 	driver  *fake.Driver
 	http    *http.Client
+	seals   *firerunner.SealKeys
 	offset  atomic.Int64 // of the clock
 
 	mu      sync.Mutex
@@ -91,9 +92,9 @@ func newHouse(t testing.TB, opts options) *house {
 	if wait == 0 {
 		wait = time.Millisecond
 	}
-	h.api, err = gitlab.New(gitlab.Config{
-		URL: h.gitlab.URL(), Token: gitlab.StaticToken(firerunner.Secret(h.gitlab.CreateToken("api", "create_runner"))), RetryWait: wait,
-	})
+	token := gitlab.StaticToken(firerunner.Secret(h.gitlab.CreateToken("api", "create_runner")))
+	h.seals = firerunner.NewSealKeys(token)
+	h.api, err = gitlab.New(gitlab.Config{URL: h.gitlab.URL(), Token: token, RetryWait: wait})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.api.Close()) })
 
@@ -189,7 +190,7 @@ func (h *house) startWith(loops bool) {
 			return firerunner.Image{Name: "debian", Digest: "sha256:1"}, nil
 		},
 		Installation: "inst1", Profiles: profiles(), GuestURL: h.gitlab.URL(),
-		SweepInterval: time.Hour, ReapInterval: time.Hour, Now: h.now, StopGrace: 5 * time.Second,
+		SweepInterval: time.Hour, ReapInterval: time.Hour, Now: h.now, StopGrace: 5 * time.Second, SealKeys: h.seals,
 	}
 	if h.opts.change != nil {
 		h.opts.change(&cfg)

@@ -252,7 +252,7 @@ func (c *Control) spec(r firerunner.Runner, image firerunner.Image, network fire
 		Start: firerunner.GuestStart{
 			GitLabURL: c.GuestURL, Token: cred.Token, CA: c.CA, Name: "firerunner-" + r.ID,
 			MachineID: machineID(), Hostname: "fr-" + r.ID,
-			WaitTimeout: c.waitTimeout(), OutputKiB: c.set().OutputKiB,
+			WaitTimeout: c.waitTimeout(), OutputKiB: c.set().OutputKiB, RunnerID: r.ID, SealTo: c.sealTo(),
 		},
 	}
 }

@@ -40,6 +40,7 @@ func (s Settings) withDefaults() Settings {
 		value *time.Duration
 		sane  time.Duration
 	}{
+		{&s.Deadlines.FailJob, failJobLimit},
 		{&s.SweepInterval, 30 * time.Second},
 		{&s.SweepWindow, 7 * 24 * time.Hour},
 		{&s.HoldAfter, 5 * time.Minute},

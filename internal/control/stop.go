@@ -10,7 +10,8 @@ import (
 )
 
 // stop removes everything that a runner had: microVM with disk and network, and its runner in GitLab. Stopping → Gone
-// only once both are absent; until then the queue tries again. Each removal may be done twice. The microVM of a host that
+// only once both are absent; until then the queue tries again. Before that, GitLab is told of a job that nobody else speaks
+// for any more: see failJob. Each removal may be done twice. The microVM of a host that
 // is lost may stay behind: see forsake.
 func (c *Control) stop(ctx context.Context, r firerunner.Runner) error {
 	err := c.remove(ctx, r)
@@ -26,9 +27,17 @@ const removeLeast = 500 * time.Millisecond
 func (c *Control) remove(ctx context.Context, r firerunner.Runner) error {
 	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
 	defer cancel()
+	told := c.failJob(ctx, r) // before anything slow
 	lost, err := c.hostLost(ctx, r.Host)
 	if err != nil {
 		return err
+	}
+	if told != nil { // GitLab is away; the microVM need not wait for it
+		within := max(c.stoppingLimit()/2, removeLeast)
+		if lost {
+			within = c.HostProbeTimeout
+		}
+		return errors.Join(told, c.destroy(ctx, r.ID, within))
 	}
 	if lost { // the one removal that is possible first
 		if err := c.deleteOrphans(callCtx, r); err != nil {
@@ -86,6 +95,7 @@ func (c *Control) goneIn(ctx context.Context, ch *change, id, message string) er
 	if err != nil || r.State != firerunner.Stopping {
 		return err
 	}
+	r.JobKey = ""
 	return c.move(ctx, ch, &r, firerunner.Gone, firerunner.OwnerStop, message)
 }
 

@@ -64,6 +64,12 @@ func (g tapGitLab) Job(ctx context.Context, projectID, jobID int64) (firerunner.
 	return tapped(ctx, g.tap, "gitlab.job", func() (firerunner.Job, error) { return g.GitLab.Job(ctx, projectID, jobID) })
 }
 
+func (g tapGitLab) FailJob(ctx context.Context, jobID int64, token firerunner.Secret, why string) (bool, error) {
+	return tapped(ctx, g.tap, "gitlab.failjob", func() (bool, error) {
+		return g.GitLab.(firerunner.JobFailer).FailJob(ctx, jobID, token, why)
+	})
+}
+
 type tapDriver struct {
 	firerunner.Driver
 	tap tap

@@ -72,6 +72,9 @@ func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestRepo
 			if err := c.tookJob(ctx, ch, &r, rep.JobID, "guest"); err != nil {
 				return err
 			}
+			if err := keepKey(ctx, ch, &r, rep); err != nil {
+				return err
+			}
 			return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: rep.JobID})
 		case firerunner.ReportJobDone:
 			return c.jobDone(ctx, ch, &r, rep)
@@ -98,6 +101,9 @@ func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner,
 		return nil
 	case r.State < firerunner.Ready && (actor == "guest" || r.GitLabID <= 0):
 		return nil
+	}
+	if !known {
+		r.JobKey = "" // the one before's
 	}
 	r.JobID = jobID
 	if r.State == firerunner.Ready {
@@ -149,6 +155,7 @@ func (c *Control) jobDone(ctx context.Context, ch *change, r *firerunner.Runner,
 		r.Outcome = firerunner.Failed
 		message = fmt.Sprintf("job %d failed: %s, exit code %d", rep.JobID, rep.Failure, rep.ExitCode)
 	}
+	r.JobKey = "" // its own gitlab-runner has told GitLab, or is about to
 	if limit := c.Now().Add(c.set().Deadlines.RunningGrace); r.Deadline.IsZero() || limit.Before(r.Deadline) {
 		r.Deadline = limit
 	}

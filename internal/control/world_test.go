@@ -367,6 +367,12 @@ func (w *world) PendingJobs(_ context.Context, project int64) (pending []firerun
 	return pending, nil
 }
 
+// FailJob is the word of a job itself. Nothing in this world gives a reason for it.
+func (w *world) FailJob(_ context.Context, id int64, _ firerunner.Secret, why string) (bool, error) {
+	w.fail("GitLab is told that job %d failed: %s", id, why)
+	return false, nil
+}
+
 func (w *world) Check(context.Context) (firerunner.GitLabCheck, error) {
 	return firerunner.GitLabCheck{}, w.called()
 }

@@ -19,9 +19,8 @@ import (
 const jobToken = "JOB-TOKEN"
 
 const (
-	systemFailure = "runner_system_failure" // https://docs.gitlab.com/ci/yaml/#retrywhen
-	mostAppends   = 4                       // tries to write the last line of a log to which somebody still writes
-	mostLastLine  = 1024                    // bytes of it
+	mostAppends  = 4    // tries to write the last line of a log to which somebody still writes
+	mostLastLine = 1024 // characters of it
 )
 
 var _ firerunner.JobFailer = (*Client)(nil)
@@ -36,7 +35,7 @@ func (c *Client) FailJob(ctx context.Context, jobID int64, token firerunner.Secr
 	if err := c.appendLine(ctx, jobID, token, why); err != nil {
 		c.log.Debug("the last line of a job's log could not be written", "job", jobID, "error", err)
 	}
-	body, err := json.Marshal(map[string]string{"token": token.Reveal(), "state": "failed", "failure_reason": systemFailure})
+	body, err := json.Marshal(map[string]string{"token": token.Reveal(), "state": "failed", "failure_reason": firerunner.SystemFailure})
 	if err != nil {
 		return false, firerunner.Errorf(firerunner.Internal, "gitlab: %s: %w", doing, err)
 	}
