@@ -43,6 +43,7 @@ type agent struct {
 	system  system
 	runner  string                  // gitlab-runner's path
 	kept    firerunner.GuestNetwork // what is configured already, and is kept unless the start says otherwise
+	relay   *relay                  // nil: gitlab-runner speaks to GitLab directly, because the host wants no job keys
 	foreign bool                    // the system is not ours: its name, its network and its files stay as they are
 
 	deadline time.Time // when the microVM ends, whatever happens; zero: never
@@ -100,6 +101,11 @@ func (a *agent) life(ctx context.Context) error {
 		late := time.AfterFunc(time.Until(a.deadline), a.expire)
 		defer late.Stop()
 	}
+	defer func() {
+		if a.relay != nil {
+			a.relay.close()
+		}
+	}()
 	user, err := a.configure(message.Start)
 	if err != nil {
 		return err
@@ -121,8 +127,7 @@ func (a *agent) configure(start firerunner.GuestStart) (account, error) {
 	if !hostnames.MatchString(start.Hostname) {
 		return account{}, fmt.Errorf("the host name is not a host name")
 	}
-	config, err := gitlabrunner.Settings(start)
-	if err != nil {
+	if _, err := gitlabrunner.Settings(start); err != nil {
 		return account{}, err
 	}
 	user, err := findUser(a.path("/etc/passwd"), jobUser)
@@ -138,7 +143,26 @@ func (a *agent) configure(start firerunner.GuestStart) (account, error) {
 	if err := os.WriteFile(a.path(gitlabrunner.CAFile), []byte(start.CA), 0o644); err != nil {
 		return account{}, err
 	}
+	if err := a.trustCA(start.CA); err != nil { // only a job that needs it fails, and says so
+		a.con.problem(err)
+		a.channel.Report(guest.FromGuest{Kind: firerunner.ReportNotice, Message: err.Error()})
+	}
+	config, err := a.settings(start)
+	if err != nil {
+		return account{}, err
+	}
 	return user, a.handOver(user, config)
+}
+
+// settings are gitlab-runner's, by way of the relay where the host wants job keys. The network is there by now.
+func (a *agent) settings(start firerunner.GuestStart) (config string, err error) {
+	if start.SealTo == "" {
+		return gitlabrunner.Settings(start)
+	}
+	if a.relay, err = openRelay(start.GitLabURL, start.CA, a.tookJob(start)); err != nil {
+		return "", err
+	}
+	return gitlabrunner.RelayedSettings(start, a.relay.url())
 }
 
 // prepare gives the system its name and its network, if it is ours.

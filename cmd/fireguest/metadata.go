@@ -25,8 +25,8 @@ const (
 
 func metadataNet() netip.Prefix { return netip.MustParsePrefix(metadataOwn).Masked() }
 
-// metadataService reads what the host says of this microVM. It speaks as much of HTTP/1.0 as that takes: net/http
-// would double the agent.
+// metadataService reads what the host says of this microVM. It speaks as much of HTTP/1.0 as that takes, with every bound
+// in sight.
 type metadataService struct {
 	dial func(ctx context.Context) (net.Conn, error)
 	wait time.Duration // between two tries

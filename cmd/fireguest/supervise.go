@@ -172,6 +172,9 @@ func (s *supervision) took(e gitlabrunner.Event) {
 		s.forget()
 		s.working, s.worked = true, true
 		s.agent.con.phase("job")
+		if s.agent.relay.reported(e.Job) {
+			return
+		}
 		report(guest.FromGuest{Kind: firerunner.ReportTookJob, JobID: e.Job})
 	case gitlabrunner.JobDone:
 		s.working = false

@@ -71,3 +71,22 @@ func TestReportOK(t *testing.T) {
 		require.Equal(t, tc.want.Kind != "", ok)
 	}
 }
+
+// TestRelayedSettingsOK: gitlab-runner speaks to the relay, git to GitLab, and the job knows GitLab's CA.
+func TestRelayedSettingsOK(t *testing.T) {
+	start := firerunner.GuestStart{GitLabURL: "https://gitlab.test/sub", Token: testToken, Name: "r", CA: "PEM"}
+	direct, err := Settings(start)
+	require.NoError(t, err)
+	relayed, err := RelayedSettings(start, "http://127.0.0.1:4711/sub")
+	require.NoError(t, err)
+	require.NotContains(t, direct, "clone_url")
+	require.Equal(t, direct, strings.Replace(relayed, `  url = "http://127.0.0.1:4711/sub"
+  clone_url = "https://gitlab.test/sub"
+  environment = ["CI_SERVER_TLS_CA_FILE=/run/firerunner/ca.pem"]
+`, `  url = "https://gitlab.test/sub"
+`, 1), "and nothing else differs")
+	start.CA = ""
+	relayed, err = RelayedSettings(start, "http://127.0.0.1:4711/sub")
+	require.NoError(t, err)
+	require.NotContains(t, relayed, "environment")
+}

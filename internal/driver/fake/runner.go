@@ -56,7 +56,7 @@ func (r *runner) work(ctx context.Context, orders <-chan firerunner.GuestOrder, 
 	if err != nil {
 		return err
 	}
-	r.report(firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: j.ID})
+	r.report(firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: j.ID, JobKey: r.key(j)})
 	done := firerunner.GuestReport{Kind: firerunner.ReportJobDone, JobID: j.ID, Success: true}
 	if stopped, err := r.busy(ctx, orders, jobTime); err != nil {
 		return err
@@ -68,6 +68,19 @@ func (r *runner) work(ctx context.Context, orders <-chan firerunner.GuestOrder, 
 	}
 	r.report(done)
 	return nil
+}
+
+// key seals the job's token as a guest agent does; empty where the host asks for none.
+func (r *runner) key(j job) firerunner.JobKey {
+	start := r.spec.Start
+	if start.SealTo == "" {
+		return ""
+	}
+	key, err := firerunner.SealJobKey(start.SealTo, start.RunnerID, j.ID, firerunner.Secret(j.Token))
+	if err != nil {
+		r.report(firerunner.GuestReport{Kind: firerunner.ReportNotice, Message: err.Error()})
+	}
+	return key
 }
 
 // take asks for a job until there is one.
