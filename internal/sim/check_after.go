@@ -15,6 +15,7 @@ func (w *world) checkAfterwards() {
 	w.checkJobs()
 	w.checkLives()
 	w.checkReservations()
+	w.checkOwed()
 	if w.gitlab.runners[w.foreign] == nil {
 		w.problem("somebody else's runner is gone from GitLab")
 	}

@@ -81,7 +81,7 @@ func (w *world) startDaemon() {
 		Image:        func(context.Context, string) (firerunner.Image, error) { return image(), nil },
 		Installation: installation, Profiles: profiles(), Deadlines: w.plan.deadlines, GuestURL: "http://gitlab",
 		SweepProjects: w.plan.projects, HoldAfter: w.plan.holdAfter, QueueSize: w.plan.queueSize,
-		Now: w.wallClock, NewID: w.newID, Logger: w.logger(d),
+		Now: w.wallClock, NewID: w.newID, Logger: w.logger(d), SealKeys: sealKeys(),
 	})
 	if err != nil {
 		w.problem("control.New: %v", err)

@@ -152,6 +152,9 @@ func (g *GitLab) Finish(id int64, to firerunner.JobStatus, failure string) bool 
 	return true
 }
 
+// Token is a job's own, which goes with the job to whom GitLab gives it.
+func (j *Job) Token() firerunner.Secret { return firerunner.Secret(fmt.Sprint("glcbt-", j.ID)) }
+
 // stuckGrace is how long after its timeout GitLab fails a job that nobody speaks of any more.
 const stuckGrace = time.Minute
 

@@ -10,7 +10,10 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-var _ firerunner.GitLab = (*GitLab)(nil)
+var (
+	_ firerunner.GitLab    = (*GitLab)(nil)
+	_ firerunner.JobFailer = (*GitLab)(nil)
+)
 
 // CreateRunner implements firerunner.GitLab.
 func (g *GitLab) CreateRunner(_ context.Context, r firerunner.CredentialRequest) (firerunner.Credential, error) {
@@ -80,6 +83,14 @@ func (g *GitLab) PendingJobs(_ context.Context, project int64) (pending []fireru
 	return pending, nil
 }
 
+// FailJob implements firerunner.JobFailer.
+func (g *GitLab) FailJob(_ context.Context, id int64, token firerunner.Secret, _ string) (told bool, _ error) {
+	if j := g.jobs[id]; j == nil || j.Token() != token {
+		return false, nil
+	}
+	return g.Finish(id, firerunner.JobFailed, firerunner.SystemFailure), nil
+}
+
 // Check implements firerunner.GitLab.
 func (g *GitLab) Check(context.Context) (firerunner.GitLabCheck, error) {
 	return firerunner.GitLabCheck{Version: "18.0.0", User: "sim", Scopes: []string{"api", "create_runner"}}, nil
@@ -91,7 +102,10 @@ type remoteGitLab struct {
 	g *GitLab
 }
 
-var _ firerunner.GitLab = remoteGitLab{}
+var (
+	_ firerunner.GitLab    = remoteGitLab{}
+	_ firerunner.JobFailer = remoteGitLab{}
+)
 
 func (r remoteGitLab) fault(ambiguous bool) trip { return r.d.w.gitlabTrip(ambiguous) }
 
@@ -140,6 +154,13 @@ func (r remoteGitLab) Job(ctx context.Context, project, id int64) (firerunner.Jo
 func (r remoteGitLab) PendingJobs(ctx context.Context, project int64) ([]firerunner.Job, error) {
 	return remote(ctx, r.d, fmt.Sprint("gitlab.pending ", project), func() trip { return r.fault(false) }, func() ([]firerunner.Job, error) {
 		return r.g.PendingJobs(ctx, project)
+	})
+}
+
+// FailJob implements firerunner.JobFailer.
+func (r remoteGitLab) FailJob(ctx context.Context, id int64, token firerunner.Secret, why string) (bool, error) {
+	return remote(ctx, r.d, fmt.Sprint("gitlab.failjob ", id), func() trip { return r.fault(true) }, func() (bool, error) {
+		return r.g.FailJob(ctx, id, token, why)
 	})
 }
 

@@ -19,6 +19,8 @@ import (
 // site is a GitLab with its users and gitlab-runners.
 type site interface {
 	firerunner.GitLab
+	firerunner.JobFailer
+	token(id int64) firerunner.Secret // of a job that was taken
 	push(tags string) (id int64)
 	take(token string, graceful bool) (id int64, known bool)
 	finish(id int64, state string) (taken bool)
@@ -130,6 +132,24 @@ func ask(t *testing.T, s site, project int64) (answers []string) {
 	read(rude)
 	say("finish %t", s.finish(rude, "success"))
 	read(rude)
+	broken := s.push(tagSmall)
+	words[broken] = "broken"
+	fail := func(id int64, token firerunner.Secret) {
+		told, err := s.FailJob(ctx, id, token, "its microVM died")
+		say("fail %s: told %t %q", words[id], told, firerunner.CodeOf(err))
+	}
+	fail(broken, "glcbt-none")
+	fourth := runner("fourth")
+	take(fourth.Token, false)
+	fail(broken, s.token(rude))
+	read(broken)
+	for range 2 {
+		fail(broken, s.token(broken))
+		read(broken)
+	}
+	seen, _ := s.Job(ctx, project, broken)
+	say("because of %s", seen.Failure)
+	fail(1<<40, s.token(broken))
 	read(1 << 40)
 	_, err := s.Job(ctx, project+1000, small)
 	say("elsewhere: %q", firerunner.CodeOf(err))
@@ -143,6 +163,8 @@ type modelSite struct{ *GitLab }
 func (m modelSite) push(tags string) int64 {
 	return m.Push(1, firerunner.NewTagSet(tags), time.Hour).ID
 }
+
+func (m modelSite) token(id int64) firerunner.Secret { return m.jobs[id].Token() }
 
 func (m modelSite) take(token string, graceful bool) (int64, bool) {
 	j, known := m.Request(token, graceful)
@@ -171,6 +193,8 @@ func (e *emulatedSite) push(tags string) int64 {
 	require.NoError(e.t, err)
 	return p.JobIDs[0]
 }
+
+func (e *emulatedSite) token(id int64) firerunner.Secret { return firerunner.Secret(e.tokens[id]) }
 
 func (e *emulatedSite) call(method, path string, body map[string]any) (status int, answer map[string]any) {
 	text, err := json.Marshal(body)

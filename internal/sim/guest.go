@@ -39,6 +39,7 @@ type life struct {
 	leaves   bool          // gitlab-runner ends before it has a job
 	idle     bool          // gitlab-runner never asks for one
 	graceful bool
+	old      bool // its agent hands out no job keys
 }
 
 func (vm *microVM) seen() firerunner.MicroVM {
@@ -151,9 +152,21 @@ func (vm *microVM) ask() {
 		vm.w.after(vm.w.between(0, 4*time.Second), func() { vm.w.cancel(j.ID) })
 	}
 	vm.in(vm.w.between(10*time.Millisecond, 300*time.Millisecond), func() {
-		vm.say(firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: j.ID})
+		vm.say(firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: j.ID, JobKey: vm.key(j)})
 		vm.in(vm.w.between(100*time.Millisecond, 2*time.Second), func() { vm.script(j) })
 	})
+}
+
+// key is the job's token as the guest agent seals it. Some agents are older and hand out none.
+func (vm *microVM) key(j *Job) firerunner.JobKey {
+	if vm.life.old {
+		return ""
+	}
+	key, err := firerunner.SealJobKey(vm.spec.Start.SealTo, vm.spec.Start.RunnerID, j.ID, j.Token())
+	if err != nil {
+		vm.w.problem("sealing the token of job %d: %v", j.ID, err)
+	}
+	return key
 }
 
 // script begins the job. One that was cancelled meanwhile does not begin, and gitlab-runner asks for another.

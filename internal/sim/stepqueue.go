@@ -61,6 +61,7 @@ func (q *stepQueue) add(w *world, steps []firerunner.Step) {
 		row := &stepRow{id: q.lastID, step: s, due: due}
 		if w.happens(w.faults.stepLate) {
 			row.due = due.Add(w.between(0, time.Minute))
+			w.rough = append(w.rough, span{now, row.due})
 		}
 		row.runAgain = w.happens(w.faults.stepTwice)
 		q.rows = append(q.rows, row)

@@ -13,9 +13,10 @@ func (w *world) gitlabAway() bool { return w.awayGitLab > 0 }
 func (w *world) storeAway() bool  { return w.awayStore > 0 }
 
 // gitlabTrip is one request to GitLab. unclear says that a request whose answer is lost is worse than one that fails.
-func (w *world) gitlabTrip(unclear bool) trip {
-	t := trip{there: w.between(time.Millisecond, 100*time.Millisecond), back: w.between(time.Millisecond, 100*time.Millisecond)}
+func (w *world) gitlabTrip(unclear bool) (t trip) {
+	t = trip{there: w.between(time.Millisecond, 100*time.Millisecond), back: w.between(time.Millisecond, 100*time.Millisecond)}
 	bad := firerunner.Errorf(firerunner.Unavailable, "gitlab: 502 Bad Gateway")
+	defer func() { w.roughTrip(t) }()
 	if w.happens(w.faults.gitlabSlow) {
 		t.there = w.between(time.Second, 45*time.Second)
 	}
@@ -73,8 +74,9 @@ func (w *world) tampered(what, id string, t trip) trip {
 }
 
 // driverTrip is one call to a driver; one that is for a silent host is not answered.
-func (w *world) driverTrip(silent bool) trip {
-	t := trip{there: w.between(100*time.Microsecond, 10*time.Millisecond), back: w.between(100*time.Microsecond, 10*time.Millisecond)}
+func (w *world) driverTrip(silent bool) (t trip) {
+	defer func() { w.roughTrip(t) }()
+	t = trip{there: w.between(100*time.Microsecond, 10*time.Millisecond), back: w.between(100*time.Microsecond, 10*time.Millisecond)}
 	if w.happens(w.faults.driverSlow) {
 		t.there = w.between(time.Second, 30*time.Second)
 	}
@@ -99,7 +101,7 @@ func (w *world) listTrip() trip {
 }
 
 func (w *world) drawLife() life {
-	l := life{boot: w.between(500*time.Millisecond, 8*time.Second), graceful: w.happens(0.5)}
+	l := life{boot: w.between(500*time.Millisecond, 8*time.Second), graceful: w.happens(0.5), old: w.happens(0.1)}
 	if !w.happens(w.faults.guest) {
 		return l
 	}

@@ -46,6 +46,7 @@ type Result struct {
 	Jobs     int
 	Ran      int // jobs that ran to their own end
 	Crashes  int
+	Told     int // jobs that were failed for their microVM in a quiet time
 	Harmed   int // microVMs to which something was done
 }
 
@@ -84,6 +85,9 @@ type world struct {
 	states   map[string]firerunner.State
 	bare     map[firerunner.Demand]time.Time // since when jobs wait without a runner
 	started  map[string]bool                 // runners whose gitlab-runner has started
+	owed     []owed                          // jobs of which GitLab must be told
+	rough    []span                          // times in which something went wrong by chance
+	told     int
 }
 
 // logged is an event and when it was truly written.
@@ -218,6 +222,7 @@ func (w *world) committed(events []firerunner.Event, steps []firerunner.Step) {
 		w.log = append(w.log, logged{e, time.Now()})
 		fmt.Fprintf(w.sum, "%v %+v\n", w.clock(), e)
 		w.checkEvent(e)
+		w.noteOwed(e)
 		if w.o.tamper.event != nil {
 			w.o.tamper.event(w, e)
 		}
@@ -240,7 +245,7 @@ func (w *world) problem(format string, args ...any) {
 func (w *world) result() Result {
 	r := Result{
 		Seed: w.o.Seed, Problems: w.problems, Hash: hex.EncodeToString(w.sum.Sum(nil)), Unclear: w.unclear, Turns: w.turns,
-		Virtual: w.clock(), Jobs: len(w.gitlab.order), Crashes: w.crashes,
+		Virtual: w.clock(), Jobs: len(w.gitlab.order), Crashes: w.crashes, Told: w.told,
 	}
 	for _, j := range w.gitlab.jobs {
 		if len(j.ran) > 0 && (j.Status == firerunner.JobSuccess || j.fails) {

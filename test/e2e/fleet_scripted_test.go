@@ -171,7 +171,7 @@ func (c *cast) play(ctx context.Context, g *flintlocktest.Guest) {
 	act := fake.RunnerGuest(&http.Client{Transport: transport}, 50*time.Millisecond, time.Duration(c.jobTime.Load()))
 	_ = act(ctx, firerunner.MicroVMSpec{ID: m.ID, Start: start.Start}, func(r firerunner.GuestReport) {
 		if r.Kind != firerunner.ReportHello && ctx.Err() == nil { // the caller has said hello; the dead say nothing
-			caller.Report(guest.FromGuest{Kind: r.Kind, JobID: r.JobID, Success: r.Success, Failure: r.Failure, ExitCode: r.ExitCode, Message: r.Message})
+			caller.Report(guest.FromGuest{Kind: r.Kind, JobID: r.JobID, JobKey: r.JobKey, Success: r.Success, Failure: r.Failure, ExitCode: r.ExitCode, Message: r.Message})
 		}
 	}, caller.Orders())
 	_ = caller.Flush(ctx)
@@ -204,7 +204,7 @@ func newPlay(t *testing.T, c *cast, settings ...string) *site {
 	if under.skip != "" {
 		t.Skip(under.skip)
 	}
-	s := newSite(t, options{fleet: c.fleet, settings: settings, gitlab: gitlabOfPlay})
+	s := newSite(t, options{fleet: c.fleet, settings: settings})
 	t.Cleanup(func() { // before the site's own
 		if !t.Failed() {
 			s.empty(c)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/flintlocktest"
-	"github.com/firerunner/firerunner/internal/gitlabtest"
 )
 
 // on is the live runners on a host.
@@ -28,10 +27,8 @@ func TestFleet(t *testing.T) {
 		t.Skip(under.skip)
 	}
 	f := newFleet(t, 3)
-	s := newSite(t, options{fleet: f, gitlab: func(c *gitlabtest.Config) {
-		c.TimeoutGrace, c.SweepInterval = 5*time.Second, time.Second
-	}})
-	victim := s.only("victim:\n  tags: [firecracker-1cpu-2gb]\n  timeout: 1 minute\n  script: [echo begun, sleep 600]\n")
+	s := newSite(t, options{fleet: f})
+	victim := s.only("victim:\n  tags: [firecracker-1cpu-2gb]\n  script: [echo begun, sleep 600]\n")
 	s.says(victim.ID, "begun")
 	dead := s.row(victim.ID).Host
 
@@ -64,9 +61,7 @@ func TestFleet(t *testing.T) {
 	for i := range 11 {
 		s.succeeded(s.job(p, fmt.Sprint("job", i)).ID)
 	}
-	done := s.finished(victim.ID)
-	require.Equal(t, gitlabtest.StatusFailed, done.Status, "nobody says that it went well")
-	require.Len(t, done.Handouts, 1, "it is never run twice in silence")
+	s.failedFor(victim.ID, s.row(victim.ID).ID, firerunner.ReasonHostLost)
 
 	for _, e := range s.events(firerunner.EventQuery{Kinds: []firerunner.EventKind{firerunner.EventMoved}}) {
 		if e.To == firerunner.Placed && e.At.After(at.Add(3*time.Second)) {

@@ -23,11 +23,6 @@ import (
 // soon is how long an event may take that nothing but the daemon decides about, on a busy machine.
 const soon = time.Minute
 
-// gitlabOfPlay is a GitLab that does not wait for an hour until it gives up a silent job.
-func gitlabOfPlay(c *gitlabtest.Config) {
-	c.SilenceLimit, c.SweepInterval = 3*time.Second, 100*time.Millisecond
-}
-
 // tells waits for an event whose message has all the texts, and requires that the log has the same line.
 func (s *site) tells(kind firerunner.EventKind, texts ...string) firerunner.Event {
 	s.t.Helper()
@@ -81,15 +76,14 @@ func (s *site) machine(host *flintlocktest.Server, runner string) string {
 }
 
 // TestFleetGhost has a machine die under its job. flintlockd boots it again on its old disk; the ghost finds its token
-// used, and nothing of the job runs a second time. GitLab fails the job, as it does with one of which nothing is heard,
-// and its retry runs in another microVM.
+// used, and nothing of the job runs a second time. GitLab is told that the job failed, and its retry runs in another microVM.
 func TestFleetGhost(t *testing.T) {
 	t.Parallel()
 	c := newCast(t, hostNoise{})
 	s := newPlay(t, c)
 	c.jobTime.Store(int64(time.Hour))
-	j := s.only("long:\n  retry: {max: 1, when: [no_updates_running]}\n  script: ['true']\n")
-	r := s.inState(firerunner.Running)
+	j := s.only("long:\n  retry: {max: 1, when: [runner_system_failure]}\n  script: ['true']\n")
+	r := s.withKey()
 	uid := s.machine(c.hosts[0], r.ID)
 	c.jobTime.Store(0)
 	require.True(t, c.hosts[0].Kill(uid))
@@ -99,8 +93,7 @@ func TestFleetGhost(t *testing.T) {
 	require.Equal(t, j.ID, r.JobID)
 	require.EqualValues(t, 1, c.refused.Load(), "the ghost was turned away")
 	require.Equal(t, 1, c.hosts[0].Counters().GhostBoots)
-	done := s.finished(j.ID)
-	require.Equal(t, "no_updates_running", done.FailureReason)
+	s.failedFor(j.ID, r.ID, firerunner.ReasonGuestError)
 	s.retriedElsewhere(j.ID)
 }
 
@@ -225,15 +218,15 @@ func TestFleetHostTrouble(t *testing.T) {
 	}
 }
 
-// TestFleetLostHost has a host lose its power under a job. The runner is lost, its runner in GitLab is deleted, GitLab
-// fails the job as one of which nothing is heard any more, and its retry runs elsewhere.
+// TestFleetLostHost has a host lose its power under a job. The runner is lost, GitLab is told that the job failed, the
+// runner in GitLab is deleted, and the job's retry runs elsewhere.
 func TestFleetLostHost(t *testing.T) {
 	t.Parallel()
 	c := newCast(t, hostNoise{}, hostNoise{})
 	s := newPlay(t, c)
 	c.jobTime.Store(int64(time.Hour))
-	j := s.only("long:\n  retry: {max: 1, when: [runner_system_failure, stuck_or_timeout_failure]}\n  script: ['true']\n")
-	r := s.inState(firerunner.Running)
+	j := s.only("long:\n  retry: {max: 1, when: [runner_system_failure]}\n  script: ['true']\n")
+	r := s.withKey()
 	lost := c.hosts[map[string]int{"h1": 0, "h2": 1}[r.Host]]
 	c.jobTime.Store(0)
 	lost.PowerOff()
@@ -248,9 +241,7 @@ func TestFleetLostHost(t *testing.T) {
 	require.Less(t, time.Since(evidence), 10*time.Second)
 	require.Equal(t, firerunner.Lost, s.row(j.ID).Outcome)
 	require.Equal(t, firerunner.ReasonHostLost, s.row(j.ID).Reason)
-	done := s.finished(j.ID)
-	require.Equal(t, "no_updates_running", done.FailureReason)
-	require.Len(t, done.Handouts, 1)
+	s.failedFor(j.ID, r.ID, firerunner.ReasonHostLost)
 	s.retriedElsewhere(j.ID)
 	require.NoError(t, lost.StartDaemon())
 	s.tells(firerunner.EventHost, "host "+r.Host, "it is back, and nothing is left on it")

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabtest"
 	"github.com/firerunner/firerunner/internal/image"
 )
 
@@ -18,13 +19,18 @@ import (
 const bootingDeadline = 20 * time.Second
 
 // TestBrokenGuests boots a guest whose kernel panics, which is seen at once and not at the deadline, and then one that never
-// says hello. In the end a good one runs the job.
+// says hello. The third takes the job, and its kernel panics under that: GitLab is told, and its retry runs in a good one.
 func TestBrokenGuests(t *testing.T) {
 	t.Parallel()
 	initrd := newInitrd(t)
 	s := newSite(t, options{settings: append(initrd.settings(), "deadlines.booting="+bootingDeadline.String())})
 	initrd.breaks("panics")
-	j := s.only("patient:\n  script: ['true']\n")
+	j := s.only(`patient:
+  retry: {max: 1, when: [runner_system_failure]}
+  script:
+    - echo begun
+    - if [ "$(cat /proc/sys/vm/panic_on_oom)" != 0 ]; then sleep 2; tail /dev/zero; fi
+`)
 	panicked := s.ended(s.inState(firerunner.Booting).ID, firerunner.Rejected, firerunner.ReasonVMExited)
 	require.Contains(t, panicked.Message, "kernel panic")
 	require.Zero(t, panicked.JobID)
@@ -39,10 +45,20 @@ func TestBrokenGuests(t *testing.T) {
 		}
 	}
 
-	initrd.works() // and whoever was quicker than this is as silent
-	done := s.succeeded(j.ID)
-	require.Len(t, done.Handouts, 1)
-	require.NotContains(t, []string{panicked.ID, silent.ID}, s.row(j.ID).ID)
+	initrd.breaks("panics later") // and whoever was quicker than this is as silent
+	s.says(j.ID, "begun")
+	initrd.works()
+	late := s.row(j.ID)
+	s.failedFor(j.ID, late.ID, firerunner.ReasonVMExited)
+	require.Contains(t, s.ended(late.ID, firerunner.Failed, firerunner.ReasonVMExited).Message, "kernel panic")
+	for _, again := range s.gitlab.Jobs(gitlabtest.JobFilter{}) {
+		if again.ID != j.ID {
+			require.Equal(t, j.ID, again.RetryOf)
+			s.succeeded(again.ID)
+			require.NotContains(t, []string{panicked.ID, silent.ID, late.ID}, s.row(again.ID).ID)
+		}
+	}
+	require.Len(t, s.gitlab.Jobs(gitlabtest.JobFilter{}), 2)
 }
 
 // rejected waits for a runner that was rejected for a reason.
@@ -95,7 +111,21 @@ func (i *initrd) settings() []string {
 func (i *initrd) breaks(how string) {
 	i.t.Helper()
 	var archive bytes.Buffer
-	require.NoError(i.t, image.Initramfs(&archive, i.init, []image.Module{{Name: "fault", Data: []byte(how + "\n")}}))
+	if how == "panics later" { // it goes on as the image's own: that comes first, and of two files the later one stays
+		agent, err := os.ReadFile(filepath.Join(filepath.Dir(under.released), "fireguest"))
+		require.NoError(i.t, err)
+		own, err := os.ReadFile(under.image.Initrd)
+		require.NoError(i.t, err)
+		archive.Write(own)
+		archive.Write(make([]byte, -len(own)&511))
+		require.NoError(i.t, image.WriteCPIO(&archive, []image.Entry{
+			{Path: "init", Mode: image.TypeFile | 0o755, Data: i.init},
+			{Path: "modules/fault", Mode: image.TypeFile | 0o600, Data: []byte(how)},
+			{Path: "modules/fireguest", Mode: image.TypeFile | 0o755, Data: agent},
+		}))
+	} else {
+		require.NoError(i.t, image.Initramfs(&archive, i.init, []image.Module{{Name: "fault", Data: []byte(how + "\n")}}))
+	}
 	path := filepath.Join(i.dir, how)
 	require.NoError(i.t, os.WriteFile(path, archive.Bytes(), 0o644))
 	i.turn(path)
