@@ -3,6 +3,7 @@ package gitlabtest
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ import (
 type Config struct {
 	// Addr is the address to listen on; default 127.0.0.1:0.
 	Addr string
+	// Certificate makes it speak HTTPS, and nothing else; nil is plain HTTP.
+	Certificate *tls.Certificate
 	// Dir is where bare repositories and artifacts are kept. Required; the caller removes it.
 	Dir string
 	// ExternalURL is the base that the emulator uses in everything it tells others: clone URLs,
@@ -102,10 +105,15 @@ func Start(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the GitLab emulator: %w", err)
 	}
+	scheme := "http"
+	if cfg.Certificate != nil {
+		scheme = "https"
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{*cfg.Certificate}, MinVersion: tls.VersionTLS12})
+	}
 
 	s := &Server{
 		cfg:     cfg,
-		url:     "http://" + listener.Addr().String(),
+		url:     scheme + "://" + listener.Addr().String(),
 		log:     cfg.Logger,
 		mux:     http.NewServeMux(),
 		changed: make(chan struct{}),

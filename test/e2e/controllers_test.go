@@ -43,7 +43,7 @@ func newPair(t *testing.T) *pair {
 		dir, err := os.MkdirTemp("/tmp", "fr-")
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-		s := &site{t: t, dir: dir, webhooks: freePort(t), metrics: freePort(t)}
+		s := &site{t: t, dir: dir, program: under.daemon, guestURL: guestGitLab, webhooks: freePort(t), metrics: freePort(t)}
 		if i == 0 {
 			s.startGitLab(options{})
 		} else {

@@ -29,7 +29,11 @@ func (s *site) failedFor(id int64, runner string, why firerunner.Reason) {
 	took := done.FinishedAt.Sub(ends[0].At)
 	s.t.Logf("GitLab was told %s after the evidence (%s)", took.Round(time.Millisecond), why)
 	require.Less(s.t, took, promptly)
-	told := s.events(firerunner.EventQuery{RunnerID: runner, Kinds: []firerunner.EventKind{firerunner.EventFailedFor}})
+	var told []firerunner.Event
+	s.eventually("an event that says so", func() bool { // which is written once GitLab has answered
+		told = s.events(firerunner.EventQuery{RunnerID: runner, Kinds: []firerunner.EventKind{firerunner.EventFailedFor}})
+		return len(told) > 0
+	})
 	require.Len(s.t, told, 1)
 	require.Equal(s.t, why, told[0].Reason)
 }

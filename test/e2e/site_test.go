@@ -33,6 +33,7 @@ type options struct {
 	files    map[string]string // in the repository
 	fleet    *fleet            // hosts that carry the microVMs; nil: this machine does
 	config   string            // more of the configuration file
+	private  *authority        // GitLab speaks HTTPS with a certificate of this; nil: plain HTTP
 }
 
 // site is a GitLab with one project, and a FireRunner that serves it. Its methods are for the test's own goroutine.
@@ -40,6 +41,8 @@ type site struct {
 	t        *testing.T
 	dir      string // everything of FireRunner is in here, or has it in its command line, environment or folder
 	settings []string
+	ca       string // file with GitLab's CA; empty: it has none
+	guestURL string
 
 	gitlab  *gitlabtest.Server
 	project *gitlabtest.Project
@@ -65,7 +68,7 @@ func newSite(t *testing.T, o options) *site {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o711))
-	s := &site{t: t, dir: dir, program: under.daemon, settings: o.settings, webhooks: freePort(t), metrics: freePort(t)}
+	s := &site{t: t, dir: dir, program: under.daemon, settings: o.settings, guestURL: guestGitLab, webhooks: freePort(t), metrics: freePort(t)}
 	s.startGitLab(o)
 	s.writeConfig(max(o.slots, 1), o.fleet, o.config)
 	s.observer = observe(s)
@@ -92,6 +95,10 @@ func (s *site) run(name string, scenario func(t *testing.T)) {
 
 func (s *site) startGitLab(o options) {
 	cfg := gitlabtest.Config{Dir: s.t.TempDir(), ExternalURL: guestGitLab, TraceUpdateInterval: time.Second}
+	if o.private != nil {
+		cfg.Certificate, cfg.ExternalURL = &o.private.certificate, privateGitLab
+		s.ca, s.guestURL = o.private.file, privateGitLab
+	}
 	if o.gitlab != nil {
 		o.gitlab(&cfg)
 	}
@@ -124,7 +131,7 @@ func (s *site) writeConfig(slots int, hosts *fleet, more string) {
 	text := fmt.Sprintf(`
 state_dir: %s
 server: {host: 127.0.0.1, port: %d, metrics_port: %d}
-gitlab: {url: %q, guest_url: %q, token_file: token, signing_token_file: signing}
+gitlab: {url: %q, guest_url: %q, ca_file: %q, token_file: token, signing_token_file: signing}
 image: {dir: %s}
 vm: {accel: %s, default_vcpu: 1, default_memory_mb: 1024, max_vcpu: 2, max_memory_mb: 2048}
 scheduler: {worker_count: %d, vcpus: 8, memory_mb: 8192}
@@ -132,7 +139,7 @@ deadlines: {placed: 8m, creating: 8m, booting: 8m, ready: 8m, job_timeout: 20m, 
 sweep: {interval: 1h}
 log: {level: debug, format: json}
 shutdown_grace: 3m
-`, s.state(), s.webhooks, s.metrics, s.gitlab.URL(), guestGitLab, under.imageDir, under.accel, slots)
+`, s.state(), s.webhooks, s.metrics, s.gitlab.URL(), s.guestURL, s.ca, under.imageDir, under.accel, slots)
 	text += more
 	if hosts != nil {
 		text += hosts.config
