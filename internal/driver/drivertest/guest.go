@@ -12,6 +12,12 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
+// JobID and JobKey are those of every job that the test guest takes: what it says passes through a driver unchanged.
+const (
+	JobID  = 1 << 50
+	JobKey = firerunner.JobKey("a_job-Key")
+)
+
 // Guest is the host's side of the test guest's line protocol, for drivers that have a guest channel. The name of
 // the start is the guest's script; see testdata/guest. It ends with conn.
 func Guest(ctx context.Context, conn io.ReadWriteCloser, start firerunner.GuestStart,
@@ -50,6 +56,9 @@ func Guest(ctx context.Context, conn io.ReadWriteCloser, start firerunner.GuestS
 			r := firerunner.GuestReport{Kind: firerunner.ReportKind(words[1])}
 			if len(words) == 3 {
 				r.Message = words[2]
+			}
+			if r.Kind == firerunner.ReportTookJob {
+				r.JobID, r.JobKey = JobID, JobKey
 			}
 			report(r)
 		default:

@@ -118,6 +118,33 @@ func follow(t *testing.T, d firerunner.Driver, id string) (reports []firerunner.
 	return reports
 }
 
+// TestRunnerGuestKey: it hands out the job's token as a guest agent does, and only where it is asked to.
+func TestRunnerGuestKey(t *testing.T) {
+	own, err := firerunner.NewSealKey("glpat-of-a-test-only")
+	require.NoError(t, err)
+	for _, sealTo := range []string{"", own.Public(), "no key"} {
+		server := httptest.NewServer(&gitlab{answers: []int{201}})
+		d := fake.New(fake.Config{HTTP: server.Client(), Poll: 10 * time.Millisecond, JobTime: time.Millisecond})
+		spec := newSpec("r1")
+		spec.Start.GitLabURL, spec.Start.RunnerID, spec.Start.SealTo = server.URL, "r1", sealTo
+		_, err := d.Create(t.Context(), spec)
+		require.NoError(t, err)
+		for _, r := range follow(t, d, "r1") {
+			switch {
+			case r.Kind != firerunner.ReportTookJob || sealTo != own.Public():
+				require.Empty(t, r.JobKey)
+			default:
+				token, err := own.Open(r.JobKey, "r1", 7)
+				require.NoError(t, err)
+				require.Equal(t, "glcbt-7", token.Reveal())
+			}
+		}
+		require.NoError(t, d.Close())
+		server.Client().CloseIdleConnections()
+		server.Close()
+	}
+}
+
 func TestRunnerGuest(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers []int

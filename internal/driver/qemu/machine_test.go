@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -148,6 +149,9 @@ func TestMachine(t *testing.T) {
 		id := scripted(t, d, image, "job", nil)
 		reports := until(t, d, id, firerunner.ReportExited)
 		require.Equal(t, "the guest turned its machine off", last(reports).Message)
+		took := reports[slices.IndexFunc(reports, func(r firerunner.GuestReport) bool { return r.Kind == firerunner.ReportTookJob })]
+		require.EqualValues(t, drivertest.JobID, took.JobID)
+		require.Equal(t, drivertest.JobKey, took.JobKey)
 		require.Eventually(t, func() bool { return !running(recordOf(t, d, id)) }, 20*time.Second, 20*time.Millisecond)
 		require.Equal(t, reports, until(t, d, id, firerunner.ReportExited))
 		require.NoFileExists(t, d.vms.socket(id))
