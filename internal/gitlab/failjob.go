@@ -50,7 +50,7 @@ func (c *Client) FailJob(ctx context.Context, jobID int64, token firerunner.Secr
 	case resp.StatusCode < 300: // 202: GitLab has not finished with the log, and wants to be told again
 		return false, firerunner.Errorf(firerunner.Unavailable, "gitlab: %s: GitLab answered %d, and is not done yet", doing, resp.StatusCode)
 	}
-	return false, c.failed(ctx, doing, &gl.Response{Response: resp}, errors.New(resp.Status))
+	return false, c.failed(ctx, doing, resp, errors.New(resp.Status))
 }
 
 // appendLine writes a line at the end of the job's log. Where that is, GitLab says by refusing the wrong place: 416 with
@@ -80,8 +80,8 @@ func (c *Client) appendLine(ctx context.Context, jobID int64, token firerunner.S
 	return errors.New("somebody still writes to it")
 }
 
-// asJob sends one request with a job's token. The answer's body needs no closing.
-func (c *Client) asJob(ctx context.Context, method, path string, token firerunner.Secret, body []byte, header http.Header) (*http.Response, error) {
+// asJob sends one request with a job's token. Of the answer's body only what an error says is left (see errorBody).
+func (c *Client) asJob(ctx context.Context, method, path string, token firerunner.Secret, body []byte, header http.Header) (*gl.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath("api/v4", path).String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -94,8 +94,6 @@ func (c *Client) asJob(ctx context.Context, method, path string, token firerunne
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode < 300 { // what is more is held in memory already
-		defer resp.Body.Close()
-	}
-	return resp, nil
+	defer resp.Body.Close()
+	return &gl.Response{Response: resp}, nil
 }

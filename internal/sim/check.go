@@ -119,6 +119,11 @@ func (w *world) excusedBut(vm *microVM, j *Job, but ...string) bool {
 	if slices.ContainsFunc(w.ending, func(s *span) bool { return s.overlaps(vm.madeAt, now) }) {
 		return true
 	}
+	for _, s := range w.fleet.hosts[vm.spec.Host].missed { // not heard by chance for as long
+		if s.overlaps(vm.madeAt, now) {
+			return true
+		}
+	}
 	for _, s := range w.fleet.hosts[vm.spec.Host].silence { // silent for long enough to be lost
 		end := s.until
 		if end.IsZero() {

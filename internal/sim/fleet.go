@@ -24,6 +24,9 @@ type host struct {
 	silent  bool   // it answers nobody; what runs there runs on
 	trouble string // it answers and makes nothing
 	silence []span // every time that it was silent
+	missed  []span // every time in which many probes in a row found no answer, each by chance
+	asked   span   // since the last one that did
+	misses  int
 }
 
 // span is a time in which something was the case; until is zero while it is.
@@ -234,7 +237,7 @@ func (l localDriver) Follow(ctx context.Context, id string, after int64, report 
 
 // ProbeHost implements firerunner.HostProber.
 func (r remoteDriver) ProbeHost(ctx context.Context, name string) error {
-	return remoteErr(ctx, r.d, "driver.probe "+name, func() trip { return r.d.w.driverTrip(r.f.hosts[name] != nil && r.f.hosts[name].silent) }, func() error {
+	return remoteErr(ctx, r.d, "driver.probe "+name, func() trip { return r.f.probed(name) }, func() error {
 		h := r.f.hosts[name]
 		switch {
 		case h == nil:
@@ -244,4 +247,27 @@ func (r remoteDriver) ProbeHost(ctx context.Context, name string) error {
 		}
 		return nil
 	})
+}
+
+// missedMost is how many probes may miss in a row until a host may count as silent.
+const missedMost = 4
+
+// probed is one probe of a host. Slow ones miss too: who asks has patience for some seconds.
+func (f *fleet) probed(name string) trip {
+	h := f.hosts[name]
+	t := f.w.driverTrip(h != nil && h.silent)
+	if h == nil {
+		return t
+	}
+	if t.refuse == nil && !t.noEffect && t.there+t.back < 4*time.Second {
+		h.misses = 0
+		return t
+	}
+	if h.misses++; h.misses == 1 {
+		h.asked.from = time.Now()
+	}
+	if h.misses > missedMost {
+		h.missed = append(h.missed, span{h.asked.from, time.Now().Add(time.Minute)})
+	}
+	return t
 }
