@@ -33,6 +33,7 @@ type tamper struct {
 	life  func(w *world, id string, l *life)           // what a microVM has before it
 	trip  func(w *world, what, id string, t trip) trip // a call to the driver
 	event func(w *world, e firerunner.Event)           // as soon as it is written; may book, must not wait
+	deaf  bool                                         // GitLab takes no word on a job
 }
 
 // Result is what a run has shown.
