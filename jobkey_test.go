@@ -96,7 +96,7 @@ func FuzzOpenJobKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key, runner string, job int64) {
 		token, err := k.Open(JobKey(key), runner, job)
 		if err == nil {
-			require.True(t, key == string(sealed) && runner == "runner1" && job == 7 && token == jobToken)
+			require.True(t, runner == "runner1" && job == 7 && token == jobToken) // each process of a fuzz run seals it anew
 		}
 	})
 }

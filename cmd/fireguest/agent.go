@@ -162,7 +162,7 @@ func (a *agent) settings(start firerunner.GuestStart) (config string, err error)
 	if a.relay, err = openRelay(start.GitLabURL, start.CA, a.tookJob(start)); err != nil {
 		return "", err
 	}
-	return gitlabrunner.RelayedSettings(start, a.relay.url())
+	return gitlabrunner.RelayedSettings(start, a.relay.url(), a.caFile(start))
 }
 
 // prepare gives the system its name and its network, if it is ours.

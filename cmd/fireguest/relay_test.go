@@ -345,6 +345,16 @@ func TestTrustCA(t *testing.T) {
 		})
 	}
 	a := &agent{root: t.TempDir()}
+	require.Empty(t, a.caFile(firerunner.GuestStart{GitLabURL: "https://gitlab.test"}))
+	require.NoError(t, os.MkdirAll(a.path("/etc/ssl"), 0o755))
+	require.NoError(t, os.WriteFile(a.path("/etc/ssl/cert.pem"), nil, 0o644))
+	for want, start := range map[string]firerunner.GuestStart{
+		gitlabrunner.CAFile: {GitLabURL: "https://gitlab.test", CA: ca}, "/etc/ssl/cert.pem": {GitLabURL: "https://gitlab.test"}, "": {GitLabURL: "http://gitlab.test"},
+	} {
+		require.Equal(t, want, a.caFile(start))
+	}
+
+	a = &agent{root: t.TempDir()}
 	require.NoError(t, os.MkdirAll(a.path("/etc/ssl/certs/ca-certificates.crt"), 0o755))
 	require.ErrorContains(t, a.trustCA(ca), "make the system trust GitLab's CA")
 }

@@ -7,6 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/gitlabrunner"
 )
 
 // bundles are where systems keep the certificates that their programs trust, in one file. crypto/x509 looks at the same.
@@ -70,4 +74,20 @@ func appendOnce(path, text string) error {
 	}
 	_, err = f.WriteString(text)
 	return errors.Join(err, f.Close())
+}
+
+// caFile is where a job finds the CA of GitLab: the host's, or the system's where GitLab has a certificate that everybody
+// trusts.
+func (a *agent) caFile(start firerunner.GuestStart) string {
+	if start.CA != "" {
+		return gitlabrunner.CAFile
+	}
+	if strings.HasPrefix(start.GitLabURL, "https:") {
+		for _, bundle := range bundles {
+			if _, err := os.Stat(a.path(bundle)); err == nil {
+				return bundle
+			}
+		}
+	}
+	return ""
 }

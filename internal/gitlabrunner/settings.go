@@ -35,16 +35,16 @@ fi
 
 // Settings is gitlab-runner's config.toml for the one runner of a microVM. It holds the token.
 // https://docs.gitlab.com/runner/configuration/advanced-configuration/
-func Settings(start firerunner.GuestStart) (string, error) { return settings(start, "") }
+func Settings(start firerunner.GuestStart) (string, error) { return settings(start, "", "") }
 
 // RelayedSettings are Settings of a gitlab-runner that reaches GitLab at another URL, in plain HTTP. git and the job still
-// go to GitLab itself; the job is told of GitLab's CA by the variable in which gitlab-runner would tell it, and git finds it
-// among the system's.
-func RelayedSettings(start firerunner.GuestStart, relay string) (string, error) {
-	return settings(start, relay)
+// go to GitLab itself. A gitlab-runner that sees GitLab's certificates tells the job of their CA in a variable; here that
+// names caFile, unless it is empty.
+func RelayedSettings(start firerunner.GuestStart, relay, caFile string) (string, error) {
+	return settings(start, relay, caFile)
 }
 
-func settings(start firerunner.GuestStart, relay string) (string, error) {
+func settings(start firerunner.GuestStart, relay, caFile string) (string, error) {
 	at, err := url.Parse(start.GitLabURL)
 	if err != nil || (at.Scheme != "http" && at.Scheme != "https") || at.Host == "" {
 		return "", firerunner.Errorf(firerunner.Invalid, "the URL of GitLab is not a URL: %q", start.GitLabURL)
@@ -61,8 +61,8 @@ func settings(start firerunner.GuestStart, relay string) (string, error) {
 	} else {
 		line("url", relay)
 		line("clone_url", start.GitLabURL) // without it, URLs of submodules would be given the token for the relay's address
-		if start.CA != "" {
-			fmt.Fprintf(&b, "  environment = [%s]\n", tomlString("CI_SERVER_TLS_CA_FILE="+CAFile))
+		if caFile != "" {
+			fmt.Fprintf(&b, "  environment = [%s]\n", tomlString("CI_SERVER_TLS_CA_FILE="+caFile))
 		}
 	}
 	line("token", start.Token.Reveal())

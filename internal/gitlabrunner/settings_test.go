@@ -77,7 +77,7 @@ func TestRelayedSettingsOK(t *testing.T) {
 	start := firerunner.GuestStart{GitLabURL: "https://gitlab.test/sub", Token: testToken, Name: "r", CA: "PEM"}
 	direct, err := Settings(start)
 	require.NoError(t, err)
-	relayed, err := RelayedSettings(start, "http://127.0.0.1:4711/sub")
+	relayed, err := RelayedSettings(start, "http://127.0.0.1:4711/sub", CAFile)
 	require.NoError(t, err)
 	require.NotContains(t, direct, "clone_url")
 	require.Equal(t, direct, strings.Replace(relayed, `  url = "http://127.0.0.1:4711/sub"
@@ -85,8 +85,7 @@ func TestRelayedSettingsOK(t *testing.T) {
   environment = ["CI_SERVER_TLS_CA_FILE=/run/firerunner/ca.pem"]
 `, `  url = "https://gitlab.test/sub"
 `, 1), "and nothing else differs")
-	start.CA = ""
-	relayed, err = RelayedSettings(start, "http://127.0.0.1:4711/sub")
+	relayed, err = RelayedSettings(start, "http://127.0.0.1:4711/sub", "")
 	require.NoError(t, err)
 	require.NotContains(t, relayed, "environment")
 }
