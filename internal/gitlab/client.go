@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	gl "gitlab.com/gitlab-org/api/client-go/v2"
@@ -56,6 +57,8 @@ type Client struct {
 	maxPages int
 	now      func() time.Time
 	log      *slog.Logger
+
+	lastLines sync.Map // jobs (int64) whose last line is written while they are still to be failed: once is enough
 }
 
 var _ firerunner.GitLab = (*Client)(nil)

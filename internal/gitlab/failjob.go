@@ -32,9 +32,18 @@ func (c *Client) FailJob(ctx context.Context, jobID int64, token firerunner.Secr
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, callName{}, "fail_job"), c.timeout)
 	defer cancel()
 	doing := fmt.Sprintf("telling that job %d failed", jobID)
-	if err := c.appendLine(ctx, jobID, token, why); err != nil {
-		c.log.Debug("the last line of a job's log could not be written", "job", jobID, "error", err)
+	if _, written := c.lastLines.Load(jobID); !written {
+		if err := c.appendLine(ctx, jobID, token, why); err != nil {
+			c.log.Debug("the last line of a job's log could not be written", "job", jobID, "error", err)
+		} else {
+			c.lastLines.Store(jobID, true)
+		}
 	}
+	defer func() {
+		if err == nil {
+			c.lastLines.Delete(jobID)
+		}
+	}()
 	body, err := json.Marshal(map[string]string{"token": token.Reveal(), "state": "failed", "failure_reason": firerunner.SystemFailure})
 	if err != nil {
 		return false, firerunner.Errorf(firerunner.Internal, "gitlab: %s: %w", doing, err)

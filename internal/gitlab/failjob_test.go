@@ -76,6 +76,26 @@ func TestFailJobOK(t *testing.T) {
 	}
 }
 
+// TestFailJobAgain: while GitLab does not take the end of a job, its last line is not written again and again.
+func TestFailJobAgain(t *testing.T) {
+	t.Parallel()
+	x := newRunning(t, oneJob, "it compiles\n")
+	_, err := x.srv.AddFault(gitlabtest.Fault{Action: gitlabtest.FaultStatus, Status: http.StatusBadGateway, Method: http.MethodPut, Path: "/api/v4/jobs/*", Count: 2})
+	require.NoError(t, err)
+	for range 2 {
+		told, err := x.FailJob(t.Context(), x.job, x.token, "its microVM ended")
+		require.Equal(t, firerunner.Unavailable, firerunner.CodeOf(err))
+		require.False(t, told)
+	}
+	told, err := x.FailJob(t.Context(), x.job, x.token, "its microVM ended")
+	require.NoError(t, err)
+	require.True(t, told)
+	require.Equal(t, 1, strings.Count(x.srv.Trace(x.job), "its microVM ended"))
+	left := 0
+	x.lastLines.Range(func(any, any) bool { left++; return true })
+	require.Zero(t, left)
+}
+
 // TestFailJobRetriedOK: GitLab makes a new job at once where its retry: says so.
 func TestFailJobRetriedOK(t *testing.T) {
 	t.Parallel()
