@@ -104,7 +104,8 @@ func newPlane(b *testing.B, on engine) *plane {
 	b.Cleanup(func() { require.NoError(b, p.gitlab.Close()) })
 	p.project, err = p.gitlab.CreateProject("group/app", map[string]string{"README.md": "hello\n"})
 	require.NoError(b, err)
-	api, err := gitlab.New(gitlab.Config{URL: p.gitlab.URL(), Token: gitlab.StaticToken(firerunner.Secret(p.gitlab.CreateToken("api", "create_runner")))})
+	token := gitlab.StaticToken(firerunner.Secret(p.gitlab.CreateToken("api", "create_runner")))
+	api, err := gitlab.New(gitlab.Config{URL: p.gitlab.URL(), Token: token})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, api.Close()) })
 
@@ -124,6 +125,7 @@ func newPlane(b *testing.B, on engine) *plane {
 	limits := firerunner.SizeLimits{Min: firerunner.Size{VCPUs: 1, MemoryMiB: 512}, Max: firerunner.Size{VCPUs: 4, MemoryMiB: 8192}}
 	p.control, err = control.New(control.Config{
 		Store: p.store, GitLab: api, Driver: driver, Installation: "bench", GuestURL: p.gitlab.URL(), Logger: quiet,
+		SealKeys: firerunner.NewSealKeys(token), // as serve has them: each job is sealed
 		Image:    func(context.Context, string) (firerunner.Image, error) { return firerunner.Image{Name: "debian"}, nil },
 		Profiles: []firerunner.Profile{{Name: firerunner.DefaultProfile, Image: "debian", Default: limits.Min, Limits: limits}},
 	})
