@@ -93,6 +93,7 @@ func fill(t testing.TB, e engine) {
 			id := fmt.Sprintf("runner%010d", i)
 			r := firerunner.NewRunner(id, firerunner.Demand{ProjectID: 7, Tags: "a,b"}, noon.Add(time.Duration(i)*time.Second))
 			r.State, r.Host, r.Controller, r.Message, r.JobID, r.Report = firerunner.Running, "a", "a", odd, 1<<52+int64(i), 3
+			r.JobKey = "sealed_Key-9"
 			r.Address = netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 			if i%3 == 0 {
 				r.State, r.Outcome = firerunner.Gone, firerunner.Succeeded
