@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,8 +36,9 @@ func explainArguments(command *cobra.Command) {
 		}
 	case check != nil:
 		command.Args = func(command *cobra.Command, args []string) error {
-			if check(command, args) == nil {
-				return nil
+			err := check(command, args)
+			if err == nil || errors.As(err, new(*firerunner.Error)) { // the command has words of its own
+				return err
 			}
 			return wrongArguments(command, args)
 		}
