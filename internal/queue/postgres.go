@@ -122,6 +122,21 @@ func (e inPostgres) takeBack(ctx context.Context, from taker) (taken int64, err 
 	return taken, err
 }
 
+func (e inPostgres) running(ctx context.Context, after time.Duration) ([]int64, error) {
+	rows, err := e.pool.Query(ctx, `SELECT id FROM river_job WHERE state = 'running'
+		AND attempted_by[array_upper(attempted_by, 1)] = $1 AND attempted_at < now() - make_interval(secs => $2)`, e.ID(), after.Seconds())
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
+}
+
+func (e inPostgres) again(ctx context.Context, ids []int64) error {
+	_, err := e.pool.Exec(ctx, `UPDATE river_job SET state = 'available', attempt = greatest(attempt - 1, 0)
+		WHERE state = 'running' AND id = ANY($1)`, ids)
+	return err
+}
+
 func (e inPostgres) count(ctx context.Context, add func(kind firerunner.StepKind, n int)) error {
 	rows, err := e.pool.Query(ctx, `SELECT kind, count(*) FROM river_job
 		WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending') GROUP BY kind`)

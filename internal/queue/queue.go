@@ -66,11 +66,14 @@ const (
 
 // Queue runs steps.
 type Queue struct {
-	config Config
-	river  engine
+	config   Config
+	river    engine
+	underWay *underWay
 
 	mu      sync.Mutex
 	running bool
+	lost    context.CancelFunc // ends findLost
+	looking sync.WaitGroup
 	served  []string // the names of controllers for which steps are begun here, besides our own
 }
 
@@ -83,6 +86,9 @@ type engine interface {
 	Queues() *river.QueueBundle
 	// takeBack makes due what a controller's processes were running, or what anybody was, and takes their leadership.
 	takeBack(ctx context.Context, from taker) (taken int64, err error)
+	// running returns the steps that this client has been running for so long, and again makes them due.
+	running(ctx context.Context, after time.Duration) (ids []int64, err error)
+	again(ctx context.Context, ids []int64) error
 	count(ctx context.Context, add func(kind firerunner.StepKind, n int)) error
 	ping(ctx context.Context) error
 }
@@ -99,6 +105,7 @@ func New(config Config) (*Queue, error) {
 		config.Logger = slog.Default()
 	}
 	steps := river.NewWorkers()
+	mine := new(underWay)
 	longest := defaultTimeout
 	for _, kind := range Kinds() {
 		do := config.Steps[kind]
@@ -111,7 +118,7 @@ func New(config Config) (*Queue, error) {
 		}
 		longest = max(longest, timeout)
 		river.AddWorkerArgs(steps, args{firerunner.Step{Kind: kind}}, &work{
-			do: do, timeout: timeout, ran: config.Ran, logger: config.Logger,
+			do: do, timeout: timeout, ran: config.Ran, logger: config.Logger, underWay: mine,
 		})
 	}
 	for kind := range config.Steps {
@@ -132,7 +139,7 @@ func New(config Config) (*Queue, error) {
 		RetryPolicy:                 retryPolicy{now: time.Now},
 		Logger:                      slog.New(onlyWarnings{config.Logger.Handler()}),
 	}
-	q := &Queue{config: config}
+	q := &Queue{config: config, underWay: mine}
 	config.Enqueuer.bell.hear(river.QueueDefault, controllerQueue(config.Controller))
 	var err error
 	if config.DB != nil {
@@ -165,6 +172,9 @@ func (q *Queue) Start(ctx context.Context) error {
 		return firerunner.Errorf(firerunner.Unavailable, "start the queue: %w", err)
 	}
 	q.running = true
+	var looking context.Context
+	looking, q.lost = context.WithCancel(context.WithoutCancel(ctx))
+	q.looking.Go(func() { q.findLost(looking) })
 	return nil
 }
 
@@ -176,6 +186,8 @@ func (q *Queue) Stop(ctx context.Context) error {
 	if !q.running {
 		return nil
 	}
+	q.lost()
+	q.looking.Wait()
 	if err := q.river.Stop(ctx); err == nil {
 		return nil
 	}

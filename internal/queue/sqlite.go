@@ -41,6 +41,33 @@ func (e inSQLite) takeBack(ctx context.Context, from taker) (taken int64, err er
 	return taken, tx.Commit()
 }
 
+// running looks at all: one process runs the steps of a file.
+func (e inSQLite) running(ctx context.Context, after time.Duration) (ids []int64, err error) {
+	rows, err := e.db.QueryContext(ctx, `SELECT id FROM river_job WHERE state = 'running' AND attempted_at < ?`, riverTime(time.Now().Add(-after)))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+func (e inSQLite) again(ctx context.Context, ids []int64) error {
+	for _, id := range ids {
+		_, err := e.db.ExecContext(ctx, `UPDATE river_job SET state = 'available', attempt = max(attempt - 1, 0) WHERE state = 'running' AND id = ?`, id)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (e inSQLite) count(ctx context.Context, add func(kind firerunner.StepKind, n int)) (err error) {
 	rows, err := e.db.QueryContext(ctx, `SELECT kind, count(*) FROM river_job
 		WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending') GROUP BY kind`)

@@ -19,6 +19,8 @@ type work struct {
 	timeout time.Duration
 	ran     func(firerunner.Step, time.Duration, error)
 	logger  *slog.Logger
+
+	underWay *underWay
 }
 
 // Timeout implements river.Worker.
@@ -26,6 +28,8 @@ func (w *work) Timeout(*river.Job[args]) time.Duration { return w.timeout }
 
 // Work implements river.Worker. It is the edge at which a step's error is logged.
 func (w *work) Work(ctx context.Context, job *river.Job[args]) error {
+	w.underWay.begin(job.ID)
+	defer w.underWay.end(job.ID)
 	step, began := job.Args.Step, time.Now()
 	err := w.guard(ctx, step)
 	took := time.Since(began)
