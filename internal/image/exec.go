@@ -61,20 +61,14 @@ func Execute(ctx context.Context, c Command) error {
 		return err
 	}
 	tail := &lastBytes{limit: 4 << 10}
-	cmd := exec.CommandContext(ctx, path, c.Args[1:]...)
-	cmd.Env = append([]string{"PATH=" + toolPath, "HOME=" + os.Getenv("HOME"), "LANG=C.UTF-8"}, c.Env...)
-	cmd.Env = append(cmd.Env, proxies()...)
-	cmd.Stdout, cmd.Stderr = c.Stdout, tail
-	if c.Stderr != nil {
-		cmd.Stderr = io.MultiWriter(c.Stderr, tail)
+	cmd, err := begin(ctx, path, c, tail)
+	if err == nil {
+		err = cmd.Wait()
 	}
-	// A group of its own, so that the terminal's Ctrl-C comes once, from here, and reaches its children too.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 15 * time.Second
-	err = cmd.Run()
 	if ctx.Err() != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whatever is left of the group
+		if cmd.Process != nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whatever is left of the group
+		}
 		return firerunner.Errorf(firerunner.Unavailable, "run %s: %w", c.Args[0], ctx.Err())
 	}
 	var exit *exec.ExitError
@@ -85,6 +79,39 @@ func Execute(ctx context.Context, c Command) error {
 		return firerunner.Errorf(firerunner.Unavailable, "run %s: %w", c.Args[0], err)
 	}
 	return nil
+}
+
+// A program that was written a moment ago may still be open for writing, by a process that another goroutine was starting
+// at that time: https://go.dev/issue/22315.
+const (
+	busyTries = 40
+	busyPause = 50 * time.Millisecond
+)
+
+// begin starts a command.
+func begin(ctx context.Context, path string, c Command, tail *lastBytes) (*exec.Cmd, error) {
+	for try := 1; ; try++ {
+		cmd := exec.CommandContext(ctx, path, c.Args[1:]...)
+		cmd.Env = append([]string{"PATH=" + toolPath, "HOME=" + os.Getenv("HOME"), "LANG=C.UTF-8"}, c.Env...)
+		cmd.Env = append(cmd.Env, proxies()...)
+		cmd.Stdout, cmd.Stderr = c.Stdout, tail
+		if c.Stderr != nil {
+			cmd.Stderr = io.MultiWriter(c.Stderr, tail)
+		}
+		// A group of its own, so that the terminal's Ctrl-C comes once, from here, and reaches its children too.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+		cmd.WaitDelay = 15 * time.Second
+		err := cmd.Start()
+		if !errors.Is(err, syscall.ETXTBSY) || try == busyTries {
+			return cmd, err
+		}
+		select {
+		case <-ctx.Done():
+			return cmd, ctx.Err()
+		case <-time.After(busyPause):
+		}
+	}
 }
 
 // lastBytes keeps the end of what is written to it.
