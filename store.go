@@ -61,6 +61,7 @@ type RunnerQuery struct {
 	Demand   *Demand   // only those for this demand
 	States   []State   // only those in one of these
 	GitLabID int64     // only the one with this id in GitLab
+	JobID    int64     // only those that took this job
 	Overdue  time.Time // only live ones whose Deadline is before this
 	Outcome  Outcome   // only those that ended so
 	Since    time.Time // only those created at or after this

@@ -100,6 +100,7 @@ func (r memoryReader) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]
 			(q.Demand == nil || r.Demand == *q.Demand) &&
 			(len(q.States) == 0 || slices.Contains(q.States, r.State)) &&
 			(q.GitLabID == 0 || r.GitLabID == q.GitLabID) &&
+			(q.JobID == 0 || r.JobID == q.JobID) &&
 			(q.Overdue.IsZero() || r.Overdue(q.Overdue)) &&
 			(q.Outcome == "" || r.Outcome == q.Outcome) &&
 			!r.CreatedAt.Before(q.Since)

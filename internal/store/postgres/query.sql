@@ -13,6 +13,18 @@ SELECT * FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER B
 -- name: RunnersByGitLabID :many
 SELECT * FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id;
 
+-- name: RunnersOfJob :many
+SELECT * FROM runners WHERE job_id = $1 AND job_id <> 0 ORDER BY id;
+
+-- name: RunnersQueued :many
+SELECT * FROM runners WHERE state = 10 ORDER BY id;
+
+-- name: RunnersOverdue :many
+SELECT * FROM runners WHERE state < 80 AND deadline <> 0 AND deadline < $1 ORDER BY id;
+
+-- name: RunnersLatestOf :many
+SELECT * FROM runners WHERE project_id = @project_id AND tags = @tags ORDER BY id DESC LIMIT @most::bigint;
+
 -- name: RunnersSince :many
 SELECT * FROM runners WHERE created_at >= $1 ORDER BY created_at;
 

@@ -26,6 +26,16 @@ func OnlyLive(q firerunner.RunnerQuery) bool {
 	return q.Live || !q.Overdue.IsZero() || (len(q.States) > 0 && !slices.ContainsFunc(q.States, gone))
 }
 
+// OnlyQueued reports whether only runners that wait for a host can be an answer.
+func OnlyQueued(q firerunner.RunnerQuery) bool {
+	return len(q.States) == 1 && q.States[0] == firerunner.Queued
+}
+
+// OnlyLatestOf reports whether the question is for the latest of one demand and nothing else.
+func OnlyLatestOf(q firerunner.RunnerQuery) bool {
+	return q.Demand != nil && q.Limit > 0 && len(q.States) == 0 && q.Outcome == "" && q.Since.IsZero()
+}
+
 // OnlyOpen reports whether no job that has ended can be an answer.
 func OnlyOpen(q firerunner.JobQuery) bool {
 	return len(q.Statuses) > 0 && !slices.ContainsFunc(q.Statuses, firerunner.JobStatus.Final)
@@ -38,6 +48,7 @@ func SelectRunners(found []firerunner.Runner, q firerunner.RunnerQuery) []fireru
 			q.Demand != nil && r.Demand != *q.Demand ||
 			len(q.States) > 0 && !slices.Contains(q.States, r.State) ||
 			q.GitLabID != 0 && r.GitLabID != q.GitLabID ||
+			q.JobID != 0 && r.JobID != q.JobID ||
 			!q.Overdue.IsZero() && !r.Overdue(q.Overdue) ||
 			q.Outcome != "" && r.Outcome != q.Outcome ||
 			r.CreatedAt.Before(q.Since)

@@ -172,7 +172,8 @@ func TestPlans(t *testing.T) {
 		"RunnersLive": "runners_live", "RunnersLiveOf": "runners_live", "RunnersByGitLabID": "runners_gitlab",
 		"RunnersSince": "runners_created", "JobsOpen": "jobs_open", "JobsOpenOf": "jobs_open", "JobsByRunner": "jobs_runner",
 		"EventsOfRunner": "events_runner", "EventsOfJob": "events_job", "EventsAfter": "PRIMARY KEY", "ProjectsSince": "projects_seen",
-		"DeliveriesPurge": "deliveries_at",
+		"DeliveriesPurge": "deliveries_at", "RunnersOfJob": "runners_job", "RunnersQueued": "runners_queued",
+		"RunnersOverdue": "runners_deadline", "RunnersLatestOf": "runners_demand",
 	} {
 		_, query, found := strings.Cut(string(queries), "-- name: "+name+" :")
 		require.True(t, found, name)

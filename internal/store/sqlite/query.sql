@@ -15,6 +15,18 @@ SELECT * FROM runners WHERE state < 80 AND project_id = ? AND tags = ? ORDER BY 
 -- name: RunnersByGitLabID :many
 SELECT * FROM runners WHERE gitlab_id = ? AND gitlab_id <> 0 ORDER BY id;
 
+-- name: RunnersOfJob :many
+SELECT * FROM runners WHERE job_id = ? AND job_id <> 0 ORDER BY id;
+
+-- name: RunnersQueued :many
+SELECT * FROM runners INDEXED BY runners_queued WHERE state = 10 ORDER BY id;
+
+-- name: RunnersOverdue :many
+SELECT * FROM runners INDEXED BY runners_deadline WHERE state < 80 AND deadline <> 0 AND deadline < ? ORDER BY id;
+
+-- name: RunnersLatestOf :many
+SELECT * FROM runners WHERE project_id = @project_id AND tags = @tags ORDER BY id DESC LIMIT @most;
+
 -- name: RunnersSince :many
 SELECT * FROM runners WHERE created_at >= ? ORDER BY created_at;
 

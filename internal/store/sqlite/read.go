@@ -69,12 +69,21 @@ func (r reader) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]fireru
 		switch {
 		case q.GitLabID != 0:
 			return r.q.RunnersByGitLabID(ctx, q.GitLabID)
+		case q.JobID != 0:
+			return r.q.RunnersOfJob(ctx, q.JobID)
+		case row.OnlyQueued(q):
+			return r.q.RunnersQueued(ctx)
+		case !q.Overdue.IsZero():
+			return r.q.RunnersOverdue(ctx, row.MicrosUp(q.Overdue))
 		case row.OnlyLive(q) && q.Demand != nil:
 			return r.q.RunnersLiveOf(ctx, sqlc.RunnersLiveOfParams{ProjectID: q.Demand.ProjectID, Tags: string(q.Demand.Tags)})
 		case row.OnlyLive(q):
 			return r.q.RunnersLive(ctx)
 		case !q.Since.IsZero():
 			return r.q.RunnersSince(ctx, row.MicrosUp(q.Since))
+		}
+		if row.OnlyLatestOf(q) {
+			return r.q.RunnersLatestOf(ctx, sqlc.RunnersLatestOfParams{ProjectID: q.Demand.ProjectID, Tags: string(q.Demand.Tags), Most: int64(q.Limit)})
 		}
 		p := sqlc.RunnersLatestParams{
 			AnyDemand:  row.Bit(q.Demand == nil),

@@ -77,7 +77,7 @@ func (m model) wantRunners(q firerunner.RunnerQuery) []firerunner.Runner {
 		r := m.runners[id]
 		switch {
 		case q.Live && !r.Live(), q.Demand != nil && *q.Demand != r.Demand, len(q.States) > 0 && !slices.Contains(q.States, r.State),
-			q.GitLabID != 0 && q.GitLabID != r.GitLabID, !q.Overdue.IsZero() && !r.Overdue(q.Overdue),
+			q.GitLabID != 0 && q.GitLabID != r.GitLabID, q.JobID != 0 && q.JobID != r.JobID, !q.Overdue.IsZero() && !r.Overdue(q.Overdue),
 			q.Outcome != "" && q.Outcome != r.Outcome, r.CreatedAt.Before(q.Since):
 		default:
 			want = append(want, r)

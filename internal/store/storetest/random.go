@@ -234,7 +234,7 @@ func compare(t *rapid.T, subject Subject, known model) {
 	rq := firerunner.RunnerQuery{
 		Live: rapid.Bool().Draw(t, "live"), Demand: demand, Limit: limit,
 		States:   rapid.SliceOfN(rapid.SampledFrom(firerunner.States()), 0, 3).Draw(t, "states"),
-		GitLabID: rapid.Int64Range(0, 2).Draw(t, "gitlab"), Overdue: drawTime(t), Since: drawTime(t),
+		GitLabID: rapid.Int64Range(0, 2).Draw(t, "gitlab"), JobID: rapid.SampledFrom([]int64{0, 0, 1, 2}).Draw(t, "took"), Overdue: drawTime(t), Since: drawTime(t),
 		Outcome: rapid.SampledFrom([]firerunner.Outcome{"", "", firerunner.Failed}).Draw(t, "outcome"),
 	}
 	runners, err := subject.Store.Runners(ctx, rq)

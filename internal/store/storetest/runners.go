@@ -91,8 +91,8 @@ func (s *suite) runnerQueries() {
 	all := []firerunner.Runner{
 		set(1, func(r *firerunner.Runner) { r.State, r.Outcome, r.GitLabID = firerunner.Gone, firerunner.Rejected, 11 }),
 		set(2, func(r *firerunner.Runner) { r.State, r.Deadline = firerunner.Booting, noon() }),
-		set(3, func(r *firerunner.Runner) { r.Demand, r.GitLabID = b, 13 }),
-		set(4, func(r *firerunner.Runner) { r.State, r.Deadline = firerunner.Gone, noon() }),
+		set(3, func(r *firerunner.Runner) { r.Demand, r.GitLabID, r.JobID = b, 13, 7 }),
+		set(4, func(r *firerunner.Runner) { r.State, r.Deadline, r.JobID = firerunner.Gone, noon(), 7 }),
 		set(5, func(r *firerunner.Runner) {
 			r.State, r.Outcome, r.Deadline = firerunner.Stopping, firerunner.Rejected, noon().Add(time.Minute)
 		}),
@@ -118,6 +118,11 @@ func (s *suite) runnerQueries() {
 		"in GitLab":                {firerunner.RunnerQuery{GitLabID: 11}, []int{1}},
 		"in GitLab, live":          {firerunner.RunnerQuery{GitLabID: 11, Live: true}, nil},
 		"not in GitLab":            {firerunner.RunnerQuery{GitLabID: 12}, nil},
+		"of a job":                 {firerunner.RunnerQuery{JobID: 7}, []int{3, 4}},
+		"of a job, live":           {firerunner.RunnerQuery{JobID: 7, Live: true}, []int{3}},
+		"of a job, demand, latest": {firerunner.RunnerQuery{JobID: 7, Demand: &a, Limit: 1}, []int{4}},
+		"queued":                   {firerunner.RunnerQuery{States: []firerunner.State{firerunner.Queued}}, []int{3, 6}},
+		"queued, demand":           {firerunner.RunnerQuery{States: []firerunner.State{firerunner.Queued}, Demand: &b}, []int{3}},
 		"overdue at the deadline":  {firerunner.RunnerQuery{Overdue: noon()}, nil},
 		"overdue after it":         {firerunner.RunnerQuery{Overdue: noon().Add(time.Nanosecond)}, []int{2}},
 		"overdue much later":       {firerunner.RunnerQuery{Overdue: noon().Add(time.Hour)}, []int{2, 5}},

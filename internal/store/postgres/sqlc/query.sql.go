@@ -1256,6 +1256,61 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 	return items, nil
 }
 
+const runnersLatestOf = `-- name: RunnersLatestOf :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE project_id = $1 AND tags = $2 ORDER BY id DESC LIMIT $3::bigint
+`
+
+type RunnersLatestOfParams struct {
+	ProjectID int64
+	Tags      string
+	Most      int64
+}
+
+func (q *Queries) RunnersLatestOf(ctx context.Context, arg RunnersLatestOfParams) ([]Runner, error) {
+	rows, err := q.db.Query(ctx, runnersLatestOf, arg.ProjectID, arg.Tags, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Runner
+	for rows.Next() {
+		var i Runner
+		if err := rows.Scan(
+			&i.ID,
+			&i.ProjectID,
+			&i.Tags,
+			&i.Profile,
+			&i.VCPUs,
+			&i.MemoryMiB,
+			&i.DiskMiB,
+			&i.Image,
+			&i.State,
+			&i.Desired,
+			&i.Outcome,
+			&i.Reason,
+			&i.Message,
+			&i.Host,
+			&i.GitLabID,
+			&i.JobID,
+			&i.Report,
+			&i.Version,
+			&i.CreatedAt,
+			&i.MovedAt,
+			&i.Deadline,
+			&i.Address,
+			&i.JobKey,
+			&i.Controller,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const runnersLive = `-- name: RunnersLive :many
 SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 ORDER BY id
 `
@@ -1316,6 +1371,153 @@ type RunnersLiveOfParams struct {
 
 func (q *Queries) RunnersLiveOf(ctx context.Context, arg RunnersLiveOfParams) ([]Runner, error) {
 	rows, err := q.db.Query(ctx, runnersLiveOf, arg.ProjectID, arg.Tags)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Runner
+	for rows.Next() {
+		var i Runner
+		if err := rows.Scan(
+			&i.ID,
+			&i.ProjectID,
+			&i.Tags,
+			&i.Profile,
+			&i.VCPUs,
+			&i.MemoryMiB,
+			&i.DiskMiB,
+			&i.Image,
+			&i.State,
+			&i.Desired,
+			&i.Outcome,
+			&i.Reason,
+			&i.Message,
+			&i.Host,
+			&i.GitLabID,
+			&i.JobID,
+			&i.Report,
+			&i.Version,
+			&i.CreatedAt,
+			&i.MovedAt,
+			&i.Deadline,
+			&i.Address,
+			&i.JobKey,
+			&i.Controller,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const runnersOfJob = `-- name: RunnersOfJob :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE job_id = $1 AND job_id <> 0 ORDER BY id
+`
+
+func (q *Queries) RunnersOfJob(ctx context.Context, jobID int64) ([]Runner, error) {
+	rows, err := q.db.Query(ctx, runnersOfJob, jobID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Runner
+	for rows.Next() {
+		var i Runner
+		if err := rows.Scan(
+			&i.ID,
+			&i.ProjectID,
+			&i.Tags,
+			&i.Profile,
+			&i.VCPUs,
+			&i.MemoryMiB,
+			&i.DiskMiB,
+			&i.Image,
+			&i.State,
+			&i.Desired,
+			&i.Outcome,
+			&i.Reason,
+			&i.Message,
+			&i.Host,
+			&i.GitLabID,
+			&i.JobID,
+			&i.Report,
+			&i.Version,
+			&i.CreatedAt,
+			&i.MovedAt,
+			&i.Deadline,
+			&i.Address,
+			&i.JobKey,
+			&i.Controller,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const runnersOverdue = `-- name: RunnersOverdue :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 AND deadline <> 0 AND deadline < $1 ORDER BY id
+`
+
+func (q *Queries) RunnersOverdue(ctx context.Context, deadline int64) ([]Runner, error) {
+	rows, err := q.db.Query(ctx, runnersOverdue, deadline)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Runner
+	for rows.Next() {
+		var i Runner
+		if err := rows.Scan(
+			&i.ID,
+			&i.ProjectID,
+			&i.Tags,
+			&i.Profile,
+			&i.VCPUs,
+			&i.MemoryMiB,
+			&i.DiskMiB,
+			&i.Image,
+			&i.State,
+			&i.Desired,
+			&i.Outcome,
+			&i.Reason,
+			&i.Message,
+			&i.Host,
+			&i.GitLabID,
+			&i.JobID,
+			&i.Report,
+			&i.Version,
+			&i.CreatedAt,
+			&i.MovedAt,
+			&i.Deadline,
+			&i.Address,
+			&i.JobKey,
+			&i.Controller,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const runnersQueued = `-- name: RunnersQueued :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state = 10 ORDER BY id
+`
+
+func (q *Queries) RunnersQueued(ctx context.Context) ([]Runner, error) {
+	rows, err := q.db.Query(ctx, runnersQueued)
 	if err != nil {
 		return nil, err
 	}
