@@ -25,7 +25,7 @@ func (c *Control) demand(ctx context.Context, s firerunner.Step) error {
 	var wait time.Duration
 	err := c.update(ctx, func(ch *change) error {
 		idle, wait = nil, 0
-		jobs, supply, stale, err := c.count(ctx, ch, d)
+		jobs, supply, recent, stale, err := c.count(ctx, ch, d)
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func (c *Control) demand(ctx context.Context, s firerunner.Step) error {
 		}
 		switch missing := len(jobs) - len(supply); {
 		case missing > 0:
-			wait, err = c.supply(ctx, ch, d, jobs, missing)
+			wait, err = c.supply(ctx, ch, d, jobs, recent, missing)
 			return err
 		case missing < 0:
 			idle, err = c.dismiss(ctx, ch, supply, -missing)
@@ -60,15 +60,16 @@ func (c *Control) demand(ctx context.Context, s firerunner.Step) error {
 
 // count returns the pending jobs that want a runner, oldest first, and the runners that may still take one, least
 // advanced first. A job that a live guest of the same demand says it took does not want another. Nor, for now, does one
-// that was taken by a guest which has ended since GitLab was last asked: it is stale, and to be read before it counts.
-func (c *Control) count(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (jobs []firerunner.Job, supply []firerunner.Runner, stale []int64, err error) {
+// that was taken by a guest which has ended since GitLab was last asked: it is stale, and to be read before it counts. Where
+// jobs are pending, the demand's recent runners are returned too.
+func (c *Control) count(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (jobs []firerunner.Job, supply, recent []firerunner.Runner, stale []int64, err error) {
 	jobs, err = rd.Jobs(ctx, firerunner.JobQuery{Demand: &d, Statuses: []firerunner.JobStatus{firerunner.JobPending}, OursOnly: true})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, nil, err
 	}
 	live, err := rd.Runners(ctx, firerunner.RunnerQuery{Live: true, Demand: &d})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, nil, err
 	}
 	taken := map[int64]bool{}
 	for _, r := range live {
@@ -78,10 +79,10 @@ func (c *Control) count(ctx context.Context, rd firerunner.Reader, d firerunner.
 	}
 	jobs = slices.DeleteFunc(jobs, func(j firerunner.Job) bool { return !j.Wants() || taken[j.ID] })
 	if len(jobs) > 0 {
-		ended, err := c.ended(ctx, rd, d)
-		if err != nil {
-			return nil, nil, nil, err
+		if recent, err = c.recent(ctx, rd, d); err != nil {
+			return nil, nil, nil, nil, err
 		}
+		ended := ended(recent)
 		jobs = slices.DeleteFunc(jobs, func(j firerunner.Job) bool {
 			unread := ended[j.ID].After(j.SeenAt)
 			if unread {
@@ -92,37 +93,43 @@ func (c *Control) count(ctx context.Context, rd firerunner.Reader, d firerunner.
 	}
 	supply = slices.DeleteFunc(live, func(r firerunner.Runner) bool { return !r.Supply() })
 	slices.SortStableFunc(supply, func(a, b firerunner.Runner) int { return int(a.State) - int(b.State) })
-	return jobs, supply, stale, nil
+	return jobs, supply, recent, stale, nil
+}
+
+// recentMost is how many of a demand's runners its recent ones are at most.
+const recentMost = 64
+
+// recent returns the last runners of a demand that were made not long ago, the latest first. The store is asked for the
+// latest alone: it need not look at all that were made since.
+func (c *Control) recent(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) ([]firerunner.Runner, error) {
+	latest, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Limit: recentMost})
+	since := c.Now().Add(-rejectedWindow)
+	return slices.DeleteFunc(latest, func(r firerunner.Runner) bool { return r.CreatedAt.Before(since) }), err
 }
 
 // ended returns when the runners of a demand ended that took a job, by the job: of recent ones, because a job that was
 // taken long ago is not pending by any account.
-func (c *Control) ended(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (map[int64]time.Time, error) {
-	recent, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Since: c.Now().Add(-rejectedWindow), Limit: 64})
-	if err != nil {
-		return nil, err
-	}
+func ended(recent []firerunner.Runner) map[int64]time.Time {
 	at := map[int64]time.Time{}
 	for _, r := range recent {
 		if r.JobID != 0 && !r.Live() && r.MovedAt.After(at[r.JobID]) {
 			at[r.JobID] = r.MovedAt
 		}
 	}
-	return at, nil
+	return at
 }
 
 // supply queues the runners that are missing, as far as the queue has room. It returns how long to wait where earlier
 // ones were rejected.
-func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, jobs []firerunner.Job, missing int) (time.Duration, error) {
+func (c *Control) supply(ctx context.Context, ch *change, d firerunner.Demand, jobs []firerunner.Job, recent []firerunner.Runner, missing int) (time.Duration, error) {
 	if !c.takesWork() {
 		return 0, nil
 	}
-	wait, err := c.pause(ctx, ch, d)
-	if err != nil || wait > 0 {
-		return wait, err
+	if wait := c.pause(recent); wait > 0 {
+		return wait, nil
 	}
 	newest := jobs[len(jobs)-1] // all of one demand have the same tags, so the same profile and size
-	wait, missing, err = c.suspects(ctx, ch, c.imageOf(firerunner.Runner{Profile: newest.Profile}), missing)
+	wait, missing, err := c.suspects(ctx, ch, c.imageOf(firerunner.Runner{Profile: newest.Profile}), missing)
 	if err != nil || wait > 0 {
 		return wait, err
 	}
@@ -164,11 +171,7 @@ func (c *Control) fit(asked firerunner.Size) (fitted firerunner.Size, why string
 
 // pause returns how long to wait before the next runner of a demand whose last ones were all rejected. Runners that
 // were made together count once: ten jobs that meet one broken image are one failure.
-func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.Demand) (time.Duration, error) {
-	recent, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Since: c.Now().Add(-rejectedWindow), Limit: 64})
-	if err != nil {
-		return 0, err
-	}
+func (c *Control) pause(recent []firerunner.Runner) time.Duration {
 	var last, made time.Time
 	pause := time.Duration(0)
 	for _, r := range recent { // latest first
@@ -190,9 +193,9 @@ func (c *Control) pause(ctx context.Context, rd firerunner.Reader, d firerunner.
 		made = r.CreatedAt
 	}
 	if pause == 0 {
-		return 0, nil
+		return 0
 	}
-	return max(last.Add(pause).Sub(c.Now()), 0), nil
+	return max(last.Add(pause).Sub(c.Now()), 0)
 }
 
 // dismiss ends the surplus, the least advanced first. A runner whose guest holds a credential may have taken a job a

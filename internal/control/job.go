@@ -53,12 +53,12 @@ func (c *Control) doubt(ctx context.Context, ch *change, seen firerunner.Job) (w
 	if seen.Status != firerunner.JobPending || seen.GitLabID != 0 {
 		return 0, nil
 	}
-	running, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Running}})
+	running, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Running}, JobID: seen.ID})
 	if err != nil {
 		return 0, err
 	}
 	for _, r := range running {
-		if r.JobID != seen.ID || r.Demand.ProjectID != seen.ProjectID || r.Desired == firerunner.Unwanted {
+		if r.Demand.ProjectID != seen.ProjectID || r.Desired == firerunner.Unwanted {
 			continue
 		}
 		if left := claimGrace - c.Now().Sub(r.MovedAt); left > 0 {
@@ -181,16 +181,11 @@ func (c *Control) see(ctx context.Context, ch *change, seen firerunner.Job, acto
 // forgets a runner that is deleted, and ours are, as soon as their job ends.
 func (c *Control) claimant(ctx context.Context, rd firerunner.Reader, job firerunner.Job) (string, error) {
 	d := job.Demand()
-	latest, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, Limit: 256})
-	if err != nil {
+	latest, err := rd.Runners(ctx, firerunner.RunnerQuery{Demand: &d, JobID: job.ID, Limit: 1})
+	if err != nil || len(latest) == 0 {
 		return "", err
 	}
-	for _, r := range latest {
-		if r.JobID == job.ID {
-			return r.ID, nil
-		}
-	}
-	return "", nil
+	return latest[0].ID, nil
 }
 
 // tell appends the events of a sight: its status, and once the refusal.
@@ -237,12 +232,12 @@ func (c *Control) believe(ctx context.Context, ch *change, r *firerunner.Runner,
 // refute ends a runner whose guest claimed a job that GitLab gave to somebody else, or does not know. owner is our
 // runner that GitLab says has it, or empty.
 func (c *Control) refute(ctx context.Context, ch *change, projectID, jobID int64, owner string) error {
-	running, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Running}})
+	running, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Running}, JobID: jobID})
 	if err != nil {
 		return err
 	}
 	for _, r := range running {
-		if r.JobID != jobID || r.ID == owner || r.Demand.ProjectID != projectID {
+		if r.ID == owner || r.Demand.ProjectID != projectID {
 			continue
 		}
 		if err := c.end(ctx, ch, &r, firerunner.Failed, firerunner.ReasonGuestError, "control",

@@ -15,6 +15,21 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 		return firerunner.Later(time.Second, "the daemon is ending")
 	}
 	return c.update(ctx, func(ch *change) error {
+		queued, err := ch.Runners(ctx, firerunner.RunnerQuery{States: []firerunner.State{firerunner.Queued}})
+		if err != nil {
+			return err
+		}
+		byID := map[string]firerunner.Runner{}
+		var waiting []firerunner.Runner
+		for _, r := range queued {
+			if r.Desired == firerunner.Wanted {
+				waiting = append(waiting, r) // ordered by ID, so by age
+				byID[r.ID] = r
+			}
+		}
+		if len(waiting) == 0 { // mostly: what ended has made room that nobody wants
+			return nil
+		}
 		live, err := ch.Runners(ctx, firerunner.RunnerQuery{Live: true})
 		if err != nil {
 			return err
@@ -27,17 +42,6 @@ func (c *Control) place(ctx context.Context, _ firerunner.Step) error {
 		carriers := map[string]string{}
 		for _, h := range hosts {
 			carriers[h.Name] = c.carrier(h)
-		}
-		byID := map[string]firerunner.Runner{}
-		var waiting []firerunner.Runner
-		for _, r := range live {
-			if r.State == firerunner.Queued && r.Desired == firerunner.Wanted {
-				waiting = append(waiting, r) // ordered by ID, so by age
-				byID[r.ID] = r
-			}
-		}
-		if len(waiting) == 0 {
-			return nil
 		}
 		failing := c.trials.failing(c.Now(), live, c.imageOf)
 		round := placement.Round{
