@@ -21,8 +21,12 @@ func BenchmarkJobsPerMinute(b *testing.B) {
 	b.Run("postgres", func(b *testing.B) { jobsPerMinute(b, onPostgres) }) // its own processor time is not counted
 }
 
-func jobsPerMinute(b *testing.B, on engine) {
+func jobsPerMinute(b *testing.B, on engine) { jobsBeside(b, on, func(*plane) {}) }
+
+// jobsBeside is jobsPerMinute after something was done to the plane.
+func jobsBeside(b *testing.B, on engine, prepare func(*plane)) {
 	p := newPlane(b, on)
+	prepare(p)
 	_, err := p.gitlab.AddHook(p.project.ID, gitlabtest.Hook{URL: p.webhook, SigningToken: signing, JobEvents: true})
 	require.NoError(b, err)
 	var ci strings.Builder
