@@ -194,10 +194,14 @@ func (s *Server) URL() string { return s.url }
 // ExternalURL is the base of every link and clone URL that the server hands out.
 func (s *Server) ExternalURL() string { return s.external }
 
+// closePatience is longer than the 5 s that Shutdown waits for a connection on which nothing was ever asked: clients keep
+// such where two dialled at once.
+const closePatience = 15 * time.Second
+
 // Close ends every request, delivery and loop, and waits for them. Hooks still queued are lost.
 func (s *Server) Close() error {
 	s.cancel(errClosed)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), closePatience)
 	defer cancel()
 	err := s.http.Shutdown(ctx)
 	if err != nil {
