@@ -50,7 +50,7 @@ func (d *daemon) openPeers(ctx context.Context) error {
 		Leases: d.store, Registry: d.store, Self: self, Holder: holder, TTL: d.cfg.Controller.LeaseTime, Logger: d.log,
 		Bearers: d.bearers, Left: d.left, Bury: d.bury,
 		CanStandIn: func(c firerunner.Controller) bool {
-			return c.Driver == d.cfg.Driver && d.cfg.Driver == config.DriverFlintlock
+			return d.cfg.Driver == config.DriverFlintlock && (c.Driver == d.cfg.Driver || c.Driver == "") // unregistered: its name says all
 		},
 		StandIn: d.standIn, GiveBack: d.giveBack,
 		Lost: func(err error) { d.failed <- err },
@@ -61,13 +61,8 @@ func (d *daemon) openPeers(ctx context.Context) error {
 	d.onClose(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), letGoPatience)
 		defer cancel()
-		n := 1
-		if d.control != nil {
-			if live, err := d.control.Live(ctx); err == nil {
-				n = live
-			}
-		}
-		d.logError("giving the lease up", d.keeper.Leave(ctx, n == 0))
+		left, err := d.left(ctx, self.Name)
+		d.logError("giving the lease up", d.keeper.Leave(ctx, err == nil && !left))
 	})
 	return nil
 }

@@ -184,21 +184,6 @@ func (c *Control) expires(r firerunner.Runner) bool {
 	return c.moves(r) || c.leads() && c.away(r.Controller)
 }
 
-// Live returns how many runners are ours to move and not gone.
-func (c *Control) Live(ctx context.Context) (int, error) {
-	live, err := c.Store.Runners(ctx, firerunner.RunnerQuery{Live: true})
-	if err != nil {
-		return 0, fmt.Errorf("reading live runners: %w", err)
-	}
-	n := 0
-	for _, r := range live {
-		if r.Controller == c.Controller && r.State >= firerunner.Placed {
-			n++
-		}
-	}
-	return n, nil
-}
-
 // begin is when we began to ask hosts: what they left unanswered before does not count, nor what another controller heard
 // of them while it led.
 func (f *fleet) begin(leads bool, now time.Time) {

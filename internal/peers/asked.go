@@ -49,11 +49,12 @@ func (k *Keeper) Leads() bool {
 	return k.site.firm(time.Now())
 }
 
-// Away reports whether nobody acted for a controller when we looked last.
+// Away reports whether nobody acted for a controller when we looked last. While we may have been cut off ourselves nobody is
+// called away.
 func (k *Keeper) Away(controller string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.looked && !k.held[controller]
+	return k.looked && k.calm() && !k.held[controller]
 }
 
 // Others are the controllers that were there when we looked last, without us.
@@ -69,16 +70,20 @@ func (k *Keeper) Others() []firerunner.Controller {
 	return others
 }
 
-// Rest ends leading and standing in: what we stood in for is over at once, for others to take. Our own lease goes on.
+// Rest ends leading and standing in: both are over at once, for others to take. Our own lease goes on.
 func (k *Keeper) Rest(ctx context.Context) error {
 	k.blind()
 	k.looking.Wait()
 	k.mu.Lock()
-	k.serves = false
+	site := k.site
+	k.site = grip{}
 	k.mu.Unlock()
 	var errs []error
+	if site.Epoch != 0 {
+		errs = append(errs, k.release(ctx, site))
+	}
 	for _, name := range k.standsInFor() {
-		errs = append(errs, k.leave(ctx, name))
+		errs = append(errs, k.letGo(ctx, name, "this controller rests", k.expire))
 	}
 	return errors.Join(errs...)
 }
@@ -90,36 +95,20 @@ func (k *Keeper) Leave(ctx context.Context, empty bool) error {
 	k.cancel()
 	k.running.Wait()
 	k.mu.Lock()
-	own, site := k.own, k.site
-	k.own, k.site, k.ended = grip{}, grip{}, true
+	own := k.own
+	k.own, k.ended = grip{}, true
 	k.mu.Unlock()
-	if site.Epoch != 0 {
-		errs = append(errs, k.Leases.Release(ctx, site.Lease))
-	}
 	switch {
 	case own.Epoch == 0:
 	case empty:
-		errs = append(errs, k.Registry.ForgetController(ctx, k.Self.Name), k.Leases.Release(ctx, own.Lease))
+		errs = append(errs, k.Registry.ForgetController(ctx, k.Self.Name), k.release(ctx, own))
 	default:
 		errs = append(errs, k.expire(ctx, own))
 	}
 	return errors.Join(errs...)
 }
 
-// leave ends standing in for one whose runners others are to take over.
-func (k *Keeper) leave(ctx context.Context, name string) error {
-	if err := k.GiveBack(ctx, name); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	g := *k.standing[name]
-	delete(k.standing, name)
-	k.mu.Unlock()
-	if g.Epoch == 0 {
-		return nil
-	}
-	return k.expire(ctx, g)
-}
+func (k *Keeper) release(ctx context.Context, g grip) error { return k.Leases.Release(ctx, g.Lease) }
 
 // expire lets a lease be over now.
 func (k *Keeper) expire(ctx context.Context, g grip) error {

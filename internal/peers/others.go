@@ -22,15 +22,18 @@ func (k *Keeper) keepStanding(ctx context.Context) error {
 			continue
 		}
 		began := time.Now()
-		l, err := k.Leases.Renew(ctx, g.Lease, k.TTL)
+		renewing, cancel := context.WithTimeout(ctx, k.TTL)
+		l, err := k.Leases.Renew(renewing, g.Lease, k.TTL)
+		cancel()
 		if err != nil && firerunner.CodeOf(err) != firerunner.Conflict {
 			errs = append(errs, err)
 			continue
 		}
 		k.mu.Lock()
 		if at := k.standing[name]; at != nil && at.Epoch == g.Epoch {
-			if *at = (grip{l, began.Add(k.TTL)}); err != nil {
-				*at = grip{}
+			at.Lease, at.sure = l, began.Add(k.TTL)
+			if err != nil {
+				at.Lease, at.sure = firerunner.Lease{}, time.Time{}
 			}
 		}
 		k.mu.Unlock()
@@ -72,7 +75,7 @@ func (k *Keeper) lookAround(ctx context.Context) error {
 // relieve stands in for controllers whose leases are over, and for those of which nothing but live runners is left.
 func (k *Keeper) relieve(ctx context.Context) error {
 	k.mu.Lock()
-	calm := !time.Now().Before(k.healthy)
+	calm := k.calm()
 	known := k.known
 	k.mu.Unlock()
 	if !calm {
@@ -106,8 +109,11 @@ func (k *Keeper) relieve(ctx context.Context) error {
 			continue
 		}
 		at := slices.IndexFunc(known, func(c firerunner.Controller) bool { return c.Name == name })
-		able := at < 0 || k.CanStandIn != nil && k.CanStandIn(known[at])
-		errs = append(errs, k.take(ctx, name, able && k.CanStandIn != nil))
+		who := firerunner.Controller{Name: name}
+		if at >= 0 {
+			who = known[at]
+		}
+		errs = append(errs, k.take(ctx, name, k.CanStandIn != nil && k.CanStandIn(who)))
 	}
 	return errors.Join(errs...)
 }
@@ -151,11 +157,14 @@ func (k *Keeper) take(ctx context.Context, name string, able bool) error {
 		return errors.Join(err, k.Leases.Release(ctx, l))
 	}
 	k.mu.Lock()
-	k.standing[name] = &grip{l, began.Add(k.TTL)}
+	k.standing[name] = &grip{Lease: l, sure: began.Add(k.TTL)}
 	k.mu.Unlock()
 	k.Logger.Warn("a controller is away: this one stands in for it", "controller", name, "by", k.Self.Name)
 	if err := k.StandIn(ctx, name); err != nil {
-		return errors.Join(fmt.Errorf("standing in for controller %q: %w", name, err), k.letGo(ctx, name, "it could not be done"))
+		k.mu.Lock()
+		k.standing[name].failed = true
+		k.mu.Unlock()
+		return errors.Join(fmt.Errorf("standing in for controller %q: %w", name, err), k.letGo(ctx, name, "it could not be done", k.expire))
 	}
 	return nil
 }
@@ -175,23 +184,27 @@ func (k *Keeper) giveBack(ctx context.Context) error {
 		g, _ := k.grip(name)
 		switch {
 		case claims[name]:
-			errs = append(errs, k.letGo(ctx, name, "it is back"))
+			errs = append(errs, k.letGo(ctx, name, "it is back", k.expire))
+			continue
+		case g.failed:
+			errs = append(errs, k.letGo(ctx, name, "it could not be done", k.expire))
 			continue
 		case g.Epoch == 0:
-			errs = append(errs, k.letGo(ctx, name, "its lease is over"))
+			errs = append(errs, k.letGo(ctx, name, "its lease is over", k.expire))
 			continue
 		}
 		left, err := k.Left(ctx, name)
 		if err == nil && !left {
-			err = k.letGo(ctx, name, "nothing of it is left")
+			err = k.letGo(ctx, name, "nothing of it is left", k.release)
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// letGo ends standing in for one and gives its lease up.
-func (k *Keeper) letGo(ctx context.Context, name, why string) error {
+// letGo ends standing in for one, and then its lease: it is released only when nothing is left, since the others see one
+// that is over, and whose it was, but not one that is released.
+func (k *Keeper) letGo(ctx context.Context, name, why string, end func(context.Context, grip) error) error {
 	if err := k.GiveBack(ctx, name); err != nil {
 		return fmt.Errorf("giving controller %q back: %w", name, err) // tried again: the lease is kept until then
 	}
@@ -203,5 +216,5 @@ func (k *Keeper) letGo(ctx context.Context, name, why string) error {
 	if g == nil || g.Epoch == 0 {
 		return nil
 	}
-	return k.Leases.Release(ctx, g.Lease)
+	return end(ctx, *g)
 }

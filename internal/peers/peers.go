@@ -29,7 +29,8 @@ type Config struct {
 	Bearers func(ctx context.Context) ([]string, error)
 	// Left reports whether anything is left of what a controller was doing.
 	Left func(ctx context.Context, controller string) (bool, error)
-	// CanStandIn reports whether we can act for a controller: whether we reach its microVMs. nil: for nobody.
+	// CanStandIn reports whether we can act for a controller: whether we reach its microVMs. Of one that is not registered
+	// (any more) only the name is known. nil: for nobody.
 	CanStandIn func(firerunner.Controller) bool
 	// StandIn begins to act for a controller, under its lease; what it began is ended by GiveBack. Both may be called again
 	// after an error.
@@ -55,9 +56,8 @@ type Keeper struct {
 	held      map[string]bool  // controllers that somebody acts for, as last seen
 	known     []firerunner.Controller
 	looked    bool
-	healthy   time.Time // since when no renewal failed
+	healthy   time.Time // until then we may have been cut off ourselves, and the others with us
 	buried    map[string]bool
-	serves    bool
 	ended     bool
 
 	life    context.Context // ends with Leave
@@ -71,7 +71,8 @@ type Keeper struct {
 // grip is a lease and until when we are sure to have it, by a clock that no jump moves.
 type grip struct {
 	firerunner.Lease
-	sure time.Time
+	sure   time.Time
+	failed bool // we could not begin to stand in, nor end what we had begun of it: that is tried again
 }
 
 func (g grip) firm(now time.Time) bool { return g.Epoch != 0 && now.Before(g.sure) }
@@ -98,9 +99,12 @@ func Join(ctx context.Context, c Config) (*Keeper, error) {
 	k.life, k.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	k.healthy = time.Now()
 	k.seeing, k.blind = context.WithCancel(k.life)
-	k.every(&k.running, k.life, "renew the leases", k.renewAll)
+	k.every(&k.running, k.life, "renew the lease", k.renewOwn)
 	if err := errors.Join(c.Registry.SaveController(ctx, c.Self), k.lookAround(ctx)); err != nil {
-		return nil, errors.Join(err, k.Leave(ctx, true))
+		// Runners of our process before may be left: the lease is over for others to see, not forgotten.
+		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.TTL)
+		defer cancel()
+		return nil, errors.Join(err, k.Leave(leaving, false))
 	}
 	return k, nil
 }
@@ -122,7 +126,7 @@ func (k *Keeper) join(ctx context.Context) error {
 		began := time.Now()
 		l, ok, err := k.Leases.Acquire(waiting, firerunner.LeaseOf(k.Self.Name), k.Holder, k.TTL)
 		if ok {
-			k.own = grip{l, began.Add(k.TTL)}
+			k.own = grip{Lease: l, sure: began.Add(k.TTL)}
 			return nil
 		}
 		if err != nil && waiting.Err() == nil {
@@ -151,13 +155,13 @@ func (k *Keeper) join(ctx context.Context) error {
 
 // Serve begins to lead, if nobody does, and to stand in for those that are away.
 func (k *Keeper) Serve() {
-	k.mu.Lock()
-	k.serves = true
-	k.mu.Unlock()
+	k.every(&k.running, k.life, "renew the leases of other controllers", k.keepStanding)
+	k.every(&k.looking, k.seeing, "renew the lease of the site", k.lead)
 	k.every(&k.looking, k.seeing, "look after the other controllers", k.look)
 }
 
-// every does something again and again until Leave. Renewing has a loop of its own: nothing may hold it up.
+// every does something again and again until its context ends. Each kind of lease has a loop of its own: one that waits in
+// the database holds up no other.
 func (k *Keeper) every(group *sync.WaitGroup, ctx context.Context, doing string, runOnce func(context.Context) error) {
 	group.Go(func() {
 		tick := time.NewTicker(k.Every)
@@ -174,35 +178,14 @@ func (k *Keeper) every(group *sync.WaitGroup, ctx context.Context, doing string,
 	})
 }
 
-// errLost ends a Keeper: there is nothing left to keep.
-var errLost = errors.New("the lease is another's")
-
-// renewAll makes every lease last from now on.
-func (k *Keeper) renewAll(ctx context.Context) error {
+// look sees who is there, gives back what is asked for, and stands in for who is away.
+func (k *Keeper) look(ctx context.Context) error {
 	k.mu.Lock()
-	ended, serves := k.ended, k.serves
+	ended := k.ended
 	k.mu.Unlock()
 	if ended {
 		return nil
 	}
-	err := k.renewOwn(ctx)
-	if errors.Is(err, errLost) {
-		return nil
-	}
-	if err != nil {
-		k.mu.Lock()
-		k.healthy = time.Now().Add(k.TTL) // who was cut off itself does not call others dead at once
-		k.mu.Unlock()
-		return err
-	}
-	if !serves {
-		return nil
-	}
-	return errors.Join(k.lead(ctx), k.keepStanding(ctx))
-}
-
-// look sees who is there, gives back what is asked for, and stands in for who is away.
-func (k *Keeper) look(ctx context.Context) error {
 	if err := k.lookAround(ctx); err != nil {
 		return err
 	}
@@ -217,7 +200,7 @@ func (k *Keeper) renew(ctx context.Context, g grip, name string) (grip, bool, er
 	l, err := g.Lease, error(nil)
 	if g.Epoch != 0 {
 		if l, err = k.Leases.Renew(ctx, g.Lease, k.TTL); err == nil {
-			return grip{l, began.Add(k.TTL)}, true, nil
+			return grip{Lease: l, sure: began.Add(k.TTL)}, true, nil
 		}
 		if firerunner.CodeOf(err) != firerunner.Conflict {
 			return g, false, err
@@ -227,34 +210,53 @@ func (k *Keeper) renew(ctx context.Context, g grip, name string) (grip, bool, er
 	if err != nil || !ok {
 		return g, false, err
 	}
-	return grip{l, began.Add(k.TTL)}, true, nil
+	return grip{Lease: l, sure: began.Add(k.TTL)}, true, nil
 }
 
+// renewOwn makes our own lease last from now on. Whoever could not for a while, or was suspended, does not call others dead
+// at once: what held us up may have held up them.
 func (k *Keeper) renewOwn(ctx context.Context) error {
 	k.mu.Lock()
-	g := k.own
+	g, ended := k.own, k.ended
 	k.mu.Unlock()
-	g, ok, err := k.renew(ctx, g, firerunner.LeaseOf(k.Self.Name))
-	if err != nil {
-		return err
+	if ended {
+		return nil
 	}
+	next, ok, err := k.renew(ctx, g, firerunner.LeaseOf(k.Self.Name))
+	now := time.Now()
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !ok {
+	if err != nil || next.sure.Sub(g.sure) > k.TTL/2 || now.Add(k.TTL).Sub(next.sure) > k.TTL/2 {
+		k.healthy = now.Add(k.TTL)
+	}
+	switch {
+	case err != nil:
+	case ok:
+		k.own = next
+	default:
 		k.own, k.site, k.ended = grip{}, grip{}, true
+	}
+	k.mu.Unlock()
+	if err == nil && !ok {
 		k.Lost(firerunner.Errorf(firerunner.Conflict, "the lease of controller %q is another's: this process was taken for dead", k.Self.Name).
 			WithHint("start it again: it goes on where the others have come to"))
-		return errLost
 	}
-	k.own = g
-	return nil
+	return err
+}
+
+// calm reports whether what we see of others is to be believed; see renewOwn. Under k.mu.
+func (k *Keeper) calm() bool {
+	now := time.Now()
+	return !now.Before(k.healthy) && k.own.sure.Sub(now) >= k.TTL/2
 }
 
 // lead renews the site's lease, or takes it where nobody has it.
 func (k *Keeper) lead(ctx context.Context) error {
 	k.mu.Lock()
-	g := k.site
+	g, ended := k.site, k.ended
 	k.mu.Unlock()
+	if ended {
+		return nil
+	}
 	next, ok, err := k.renew(ctx, g, firerunner.SiteLease)
 	if err != nil {
 		return err
@@ -262,6 +264,8 @@ func (k *Keeper) lead(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
+	case k.ended: // meanwhile; whoever is next waits until it is over
+		return nil
 	case ok && g.Epoch != next.Epoch:
 		k.Logger.Info("this controller leads the site", "controller", k.Self.Name)
 	case !ok && g.Epoch != 0:
