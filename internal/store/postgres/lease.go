@@ -2,10 +2,7 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/postgres/sqlc"
@@ -17,16 +14,11 @@ var (
 	_ firerunner.Fence  = (*tx)(nil)
 )
 
-// lease reads a row; the zero value where there is none. now is the database's clock.
+// lease reads a row, the zero value where there is none, and the database's clock: in one round trip, since every
+// transaction of control begins with it.
 func (t *tx) lease(ctx context.Context, name string) (known row.Lease, now int64, err error) {
-	if now, err = t.q.Clock(ctx); err != nil {
-		return known, 0, wrap(err, "read the database's clock")
-	}
 	found, err := t.q.Lease(ctx, name)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return row.Lease{}, now, nil
-	}
-	return row.Lease(found), now, wrap(err, "read the lease %q", name)
+	return row.Lease{Name: found.Name, Holder: found.Holder, Epoch: found.Epoch, Until: found.Until}, found.Now, wrap(err, "read the lease %q", name)
 }
 
 // Acquire implements firerunner.Leases.

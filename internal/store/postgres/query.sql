@@ -167,7 +167,9 @@ SELECT * FROM vm_reports WHERE vm_id = @vm_id AND seq > @after ORDER BY seq;
 DELETE FROM vm_reports WHERE vm_id = $1;
 
 -- name: Lease :one
-SELECT * FROM leases WHERE name = $1;
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, coalesce(l.name, '')::text AS name,
+    coalesce(l.holder, '')::text AS holder, coalesce(l.epoch, 0)::bigint AS epoch, coalesce(l.until, 0)::bigint AS until
+FROM (SELECT 1) AS always LEFT JOIN leases AS l ON l.name = $1;
 
 -- name: LeaseTake :exec
 INSERT INTO leases (name, holder, epoch, until) VALUES ($1, $2, $3, $4)

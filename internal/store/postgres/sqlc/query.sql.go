@@ -735,13 +735,24 @@ func (q *Queries) JobsOpenOf(ctx context.Context, arg JobsOpenOfParams) ([]Job, 
 }
 
 const lease = `-- name: Lease :one
-SELECT name, holder, epoch, until FROM leases WHERE name = $1
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, coalesce(l.name, '')::text AS name,
+    coalesce(l.holder, '')::text AS holder, coalesce(l.epoch, 0)::bigint AS epoch, coalesce(l.until, 0)::bigint AS until
+FROM (SELECT 1) AS always LEFT JOIN leases AS l ON l.name = $1
 `
 
-func (q *Queries) Lease(ctx context.Context, name string) (Lease, error) {
+type LeaseRow struct {
+	Now    int64
+	Name   string
+	Holder string
+	Epoch  int64
+	Until  int64
+}
+
+func (q *Queries) Lease(ctx context.Context, name string) (LeaseRow, error) {
 	row := q.db.QueryRow(ctx, lease, name)
-	var i Lease
+	var i LeaseRow
 	err := row.Scan(
+		&i.Now,
 		&i.Name,
 		&i.Holder,
 		&i.Epoch,
