@@ -45,14 +45,18 @@ func (d *daemon) openServers() error {
 
 // readiness asks every part whether it works.
 func (d *daemon) readiness() *telemetry.Readiness {
-	ready := telemetry.Ready(map[string]telemetry.Check{
+	checks := map[string]telemetry.Check{
 		"store": d.writable,
 		"queue": d.queue.Ping,
 		"gitlab": func(ctx context.Context) error {
 			_, err := d.gitlab.Check(ctx)
 			return err
 		},
-	})
+	}
+	if d.keeper != nil {
+		checks["lease"] = d.leaseHeld
+	}
+	ready := telemetry.Ready(checks)
 	ready.Keep, ready.Logger = readyKeep, d.log
 	return ready
 }

@@ -117,6 +117,14 @@ func (d *daemon) peersOf(controller string) control.Peers {
 	}
 }
 
+// leaseHeld fails unless our own lease is surely ours: without it nothing that we write is taken.
+func (d *daemon) leaseHeld(context.Context) error {
+	if !d.keeper.Holds(d.controllerName()) {
+		return firerunner.Errorf(firerunner.Unavailable, "the lease of controller %q is not surely ours", d.controllerName())
+	}
+	return nil
+}
+
 // bearers are the controllers whose names live runners bear.
 func (d *daemon) bearers(ctx context.Context) ([]string, error) {
 	live, err := d.store.Runners(ctx, firerunner.RunnerQuery{Live: true})
