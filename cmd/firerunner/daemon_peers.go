@@ -58,6 +58,7 @@ func (d *daemon) openPeers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.metrics.Controller(d.keeper.Leads, d.keeper.StandsInFor)
 	d.onClose(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), letGoPatience)
 		defer cancel()
@@ -112,7 +113,13 @@ func (d *daemon) peersOf(controller string) control.Peers {
 		return control.Peers{}
 	}
 	return control.Peers{
-		Under: func(ctx context.Context, tx firerunner.Tx) error { return d.keeper.Under(ctx, tx, controller) },
+		Under: func(ctx context.Context, tx firerunner.Tx) error {
+			err := d.keeper.Under(ctx, tx, controller)
+			if firerunner.CodeOf(err) == firerunner.Conflict {
+				d.metrics.LateWrite()
+			}
+			return err
+		},
 		Leads: d.keeper.Leads, Away: d.keeper.Away,
 	}
 }

@@ -39,7 +39,7 @@ daemon cannot change (where it listens, its database, its driver): that is named
 a warning. Hosts that went are drained. A wrong file changes nothing.
 
 /healthz says that the process is alive, /readyz that store, queue and GitLab
-answer; /metrics is on its own port (server.metrics_port).`,
+answer and, beside other controllers, that its lease is held; /metrics is on its own port (server.metrics_port).`,
 		Example: `  firerunner serve --config /etc/firerunner/config.yaml
   FIRERUNNER_GITLAB_TOKEN=... firerunner serve --set gitlab.url=https://gitlab.example.com`,
 		Args: cobra.NoArgs,

@@ -70,6 +70,9 @@ func (k *Keeper) Others() []firerunner.Controller {
 	return others
 }
 
+// StandsInFor is how many controllers we stand in for.
+func (k *Keeper) StandsInFor() int { return len(k.standsInFor()) }
+
 // Rest ends leading and standing in: both are over at once, for others to take. Our own lease goes on.
 func (k *Keeper) Rest(ctx context.Context) error {
 	k.blind()
