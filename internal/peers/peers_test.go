@@ -40,14 +40,15 @@ func newProcess(t *testing.T, d *database) *process {
 	return p
 }
 
-func (p *process) note(what string, err error) error {
+// note writes down what was done, which fails with what stands at fail now.
+func (p *process) note(what string, fail *error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err != nil {
+	if *fail != nil {
 		what += " failed"
 	}
 	p.did = append(p.did, what)
-	return err
+	return *fail
 }
 
 func (p *process) done() []string {
@@ -77,9 +78,9 @@ func (p *process) config(name, holder string) peers.Config {
 			return p.left[name], nil
 		},
 		CanStandIn: func(c firerunner.Controller) bool { return c.Driver != "local" },
-		StandIn:    func(_ context.Context, name string) error { return p.note("stand in for "+name, p.failIn) },
-		GiveBack:   func(_ context.Context, name string) error { return p.note("give back "+name, p.failGiving) },
-		Bury:       func(_ context.Context, name string) error { return p.note("bury "+name, nil) },
+		StandIn:    func(_ context.Context, name string) error { return p.note("stand in for "+name, &p.failIn) },
+		GiveBack:   func(_ context.Context, name string) error { return p.note("give back "+name, &p.failGiving) },
+		Bury:       func(_ context.Context, name string) error { return p.note("bury "+name, new(error)) },
 		Lost:       func(err error) { p.set(func() { p.lost = append(p.lost, err) }) },
 	}
 }
