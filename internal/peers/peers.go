@@ -197,12 +197,12 @@ func (k *Keeper) renew(ctx context.Context, g grip, name string) (grip, bool, er
 	ctx, cancel := context.WithTimeout(ctx, k.TTL)
 	defer cancel()
 	began := time.Now()
-	l, err := g.Lease, error(nil)
 	if g.Epoch != 0 {
-		if l, err = k.Leases.Renew(ctx, g.Lease, k.TTL); err == nil {
+		l, err := k.Leases.Renew(ctx, g.Lease, k.TTL)
+		switch {
+		case err == nil:
 			return grip{Lease: l, sure: began.Add(k.TTL)}, true, nil
-		}
-		if firerunner.CodeOf(err) != firerunner.Conflict {
+		case firerunner.CodeOf(err) != firerunner.Conflict:
 			return g, false, err
 		}
 	}
