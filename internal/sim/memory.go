@@ -20,6 +20,7 @@ type Memory struct {
 	writer chan struct{} // holds one token: whoever has it may write
 	mu     sync.RWMutex
 	rows   rows
+	shared shared
 	closed bool
 }
 
@@ -47,7 +48,10 @@ func NewMemory(committed func(events []firerunner.Event, steps []firerunner.Step
 	if committed == nil {
 		committed = func([]firerunner.Event, []firerunner.Step) {}
 	}
-	m := &Memory{committed: committed, writer: make(chan struct{}, 1), rows: newRows()}
+	m := &Memory{
+		committed: committed, writer: make(chan struct{}, 1), rows: newRows(),
+		shared: shared{leases: map[string]firerunner.Lease{}, controllers: map[string]firerunner.Controller{}},
+	}
 	m.writer <- struct{}{}
 	return m
 }

@@ -28,3 +28,16 @@ func TestMemory(t *testing.T) {
 		}}
 	})
 }
+
+// And every promise of one that several controllers share.
+func TestMemoryShared(t *testing.T) {
+	t.Parallel()
+	t.Run("Leases", func(t *testing.T) {
+		t.Parallel()
+		storetest.ExerciseLeases(t, func(*testing.T) storetest.Leasing { return sim.NewMemory(nil) })
+	})
+	t.Run("Registry", func(t *testing.T) {
+		t.Parallel()
+		storetest.ExerciseRegistry(t, func(*testing.T) firerunner.Registry { return sim.NewMemory(nil) })
+	})
+}
