@@ -61,6 +61,9 @@ func (c *Control) abandon(ctx context.Context, id string, owner firerunner.Owner
 		if err != nil || r.Desired == firerunner.Wanted || firerunner.OwnerOf(r.State) != owner || r.State == firerunner.Stopping {
 			return err
 		}
+		if r.State < firerunner.Placed { // it was anybody's, and becomes ours to remove: a runner of nobody is moved by nobody
+			r.Controller = c.Controller
+		}
 		return c.move(ctx, ch, &r, firerunner.Stopping, owner, r.Message)
 	})
 }
