@@ -21,6 +21,7 @@ func (w *world) checkEvent(e firerunner.Event) {
 		if e.To <= e.From || !firerunner.MayMove(e.From, e.To, firerunner.Owner(e.Actor)) {
 			w.problem("runner %s went from %s to %s by %s", e.RunnerID, e.From, e.To, e.Actor)
 		}
+		w.checkMover(e)
 		if was := w.states[e.RunnerID]; was != e.From {
 			w.problem("runner %s moved from %s, and it was %s", e.RunnerID, e.From, was)
 		}
@@ -181,7 +182,7 @@ func (w *world) checkWaiting() {
 	for _, id := range w.gitlab.order {
 		j := w.gitlab.jobs[id]
 		d := j.Demand()
-		if j.Status != firerunner.JobPending || j.Tags == tagHuge || j.Tags == tagDocker || served[d] || full || !w.daemon.works {
+		if j.Status != firerunner.JobPending || j.Tags == tagHuge || j.Tags == tagDocker || served[d] || full || !w.anyWorks() {
 			continue
 		}
 		since, known := before[d]
@@ -227,7 +228,7 @@ func (w *world) left() []string {
 
 // over reports whether the run is: everything is at rest, or should long have been.
 func (w *world) over() bool {
-	if !w.calm || w.daemon.intake == nil {
+	if !w.calm || !w.allServe() {
 		return false
 	}
 	if w.clock() > w.plan.chaos+w.plan.patience {

@@ -141,6 +141,9 @@ func (w *world) slack(from, until time.Time) time.Duration {
 			}
 		}
 	}
+	if w.shared() { // until another has seen that one is away, and has taken its place
+		slack += 30 * time.Second
+	}
 	if from.Before(w.began.Add(w.plan.chaos)) {
 		slack += 2 * time.Minute // GitLab may be slow to say whether it has a job
 	}

@@ -13,24 +13,32 @@ import (
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/control"
 	"github.com/firerunner/firerunner/internal/intake"
+	"github.com/firerunner/firerunner/internal/peers"
 )
 
 // daemon is one process: control, intake, and who runs its steps. It dies whole.
 type daemon struct {
-	w       *world
-	number  int
-	control *control.Control
-	intake  *intake.Intake // nil: the door is closed
-	steps   map[firerunner.StepKind]firerunner.StepFunc
-	works   bool               // it runs steps
-	hurry   context.CancelFunc // nil: it was not told to end
+	*seat
+	w        *world
+	keeper   *peers.Keeper // nil: it is the only controller
+	standing standIns
+	number   int
+	control  *control.Control
+	intake   *intake.Intake // nil: the door is closed
+	steps    map[firerunner.StepKind]firerunner.StepFunc
+	leaving  bool
+	works    bool               // it runs steps
+	hurry    context.CancelFunc // nil: it was not told to end
 
-	ctx     context.Context
-	cancel  context.CancelFunc
-	dead    atomic.Bool
-	died    chan struct{}
-	started chan struct{} // closed when Start has returned
-	goes    sync.WaitGroup
+	ctx       context.Context
+	stepping  context.Context // ends when steps must
+	stopSteps context.CancelFunc
+	late      map[string]int // calls to the driver without the lease, by runner
+	cancel    context.CancelFunc
+	dead      atomic.Bool
+	died      chan struct{}
+	started   chan struct{} // closed when Start has returned
+	goes      sync.WaitGroup
 }
 
 type nameKey struct{}
@@ -47,14 +55,16 @@ func (d *daemon) turn(ctx context.Context, what string, counts bool) error {
 	}
 	who, _ := ctx.Value(nameKey{}).(string)
 	if task, ok := pprof.Label(ctx, "task"); ok {
-		who = task
+		if who = task; ctx.Value(standKey{}) != nil {
+			who = fmt.Sprint(task, " for ", ctx.Value(standKey{}))
+		}
 	}
-	d.w.take(fmt.Sprintf("daemon %d|%s|%s", d.number, who, what))
+	d.w.take(d.mark() + "|" + who + "|" + what)
 	if d.dead.Load() {
 		return errDead
 	}
 	if counts && d.w.strikes() {
-		d.w.crash(what)
+		d.crash(what)
 		return errDead
 	}
 	return nil
@@ -64,32 +74,24 @@ func (d *daemon) turn(ctx context.Context, what string, counts bool) error {
 const installation = "sim1"
 
 // startDaemon starts the next process on what is there.
-func (w *world) startDaemon() {
+func (w *world) startDaemon(s *seat) {
 	w.generation++
-	d := &daemon{w: w, number: w.generation, died: make(chan struct{}), started: make(chan struct{})}
+	d := &daemon{seat: s, w: w, late: map[string]int{}, number: w.generation, died: make(chan struct{}), started: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	w.daemon = d
-	w.queue.takeBack()
-	w.say("daemon starts", "number", d.number)
-	local := localDriver{d, w.fleet}
-	var driver firerunner.Driver = local
-	if w.plan.remote {
-		driver = remoteDriver{local}
+	d.stepping, d.stopSteps = context.WithCancel(d.ctx)
+	s.daemon = d
+	if !w.shared() {
+		w.queue.takeBack(s.name)
 	}
-	c, err := control.New(control.Config{
-		Store: daemonStore{d, w.store}, GitLab: remoteGitLab{d, w.gitlab}, Driver: driver,
-		Image:        func(context.Context, string) (firerunner.Image, error) { return image(), nil },
-		Installation: installation, Profiles: profiles(), Deadlines: w.plan.deadlines, GuestURL: "http://gitlab",
-		SweepProjects: w.plan.projects, HoldAfter: w.plan.holdAfter, QueueSize: w.plan.queueSize,
-		Now: w.wallClock, NewID: w.newID, Logger: w.logger(d), SealKeys: sealKeys(),
-	})
+	w.say("daemon starts", "number", d.number, "controller", s.name)
+	c, err := d.newControl(s.name)
 	if err != nil {
 		w.problem("control.New: %v", err)
 		return
 	}
-	d.control, d.steps = c, c.Steps()
+	d.control, d.steps = c, d.allSteps(c)
 	in, err := intake.New(intake.Config{
-		Store: daemonStore{d, w.store}, Tokens: []firerunner.Secret{hookToken}, Now: w.wallClock, Logger: w.logger(d),
+		Store: daemonStore{d, w.store}, Tokens: []firerunner.Secret{hookToken}, Now: d.now, Logger: w.logger(d),
 	})
 	if err != nil {
 		w.problem("intake.New: %v", err)
@@ -98,10 +100,16 @@ func (w *world) startDaemon() {
 	w.running.Go(func() {
 		defer close(d.started)
 		ctx := named(d.ctx, "boot")
-		err := c.SyncHosts(ctx, w.configured())
+		err := d.join()
+		if err == nil {
+			err = c.SyncHosts(ctx, d.configured())
+		}
 		if err == nil {
 			d.works = true
 			err = c.Start(named(d.ctx, "loop"))
+		}
+		if err == nil && d.keeper != nil {
+			d.keeper.Serve()
 		}
 		if err == nil && d.turn(ctx, "open the door", true) == nil {
 			d.intake = in
@@ -109,7 +117,7 @@ func (w *world) startDaemon() {
 		}
 		if d.turn(ctx, "give up", false) == nil { // its supervisor starts it again
 			w.say("daemon could not start", "error", err)
-			w.crash("start")
+			d.crash("start")
 		}
 	})
 }
@@ -126,42 +134,53 @@ func (w *world) strikes() bool {
 }
 
 // crash ends the daemon between two acts, and books its successor. Whoever has the turn calls it.
-func (w *world) crash(where string) {
+func (d *daemon) crash(where string) {
+	w := d.w
 	w.crashes++
 	down := w.drawDowntime()
 	w.downs = append(w.downs, span{from: time.Now(), until: time.Now().Add(down)})
-	w.say("daemon dies", "number", w.daemon.number, "at", where, "down", down)
-	w.kill()
+	w.say("daemon dies", "number", d.number, "controller", d.name, "at", where, "down", down)
+	w.kill(d)
 	w.after(down, func() {
-		w.planCrash()
-		w.startDaemon()
+		if !d.gone {
+			w.planCrash()
+			w.startDaemon(d.seat)
+		}
 	})
 }
 
 // kill makes the daemon's every act fail from now on, and waits for its goroutines beside the turns.
-func (w *world) kill() {
-	d := w.daemon
+func (w *world) kill(d *daemon) {
+	if d == nil || d.dead.Load() {
+		return
+	}
+	delete(w.held, d.mark())
 	d.dead.Store(true)
 	d.works, d.intake = false, nil
 	close(d.died)
 	d.cancel()
-	prefix := fmt.Sprintf("daemon %d|", d.number)
-	w.release(func(who string) bool { return strings.HasPrefix(who, prefix) })
+	w.release(func(who string) bool { return strings.HasPrefix(who, d.mark()+"|") })
 	w.running.Go(func() {
 		<-d.started
+		d.endPeers()
 		d.control.Close()
 		d.goes.Wait()
 	})
 }
 
 // terminate is SIGTERM: the daemon ends its work, and another version takes its place.
-func (w *world) terminate() {
-	d := w.daemon
-	if !d.works || d.intake == nil || w.calm {
+func (w *world) terminate(s *seat) {
+	d := s.daemon
+	if d == nil || !d.works || d.leaving || d.intake == nil || w.calm {
 		return
 	}
 	if d.hurry != nil { // the second time cuts the grace short
 		d.hurry()
+		return
+	}
+	if d.handsOver() {
+		w.say("daemon hands over", "number", d.number, "controller", s.name)
+		w.running.Go(d.leave)
 		return
 	}
 	hurry, cancel := context.WithCancel(d.ctx)
@@ -178,7 +197,11 @@ func (w *world) terminate() {
 		}
 		w.say("daemon ended", "number", d.number, "left", left)
 		ending.until = time.Now()
-		w.crash("its end")
+		if d.keeper != nil {
+			d.leave()
+			return
+		}
+		d.crash("its end")
 	})
 }
 
@@ -187,8 +210,8 @@ const hookToken = "sim-hook"
 
 // deliver brings a webhook to whoever is there. GitLab does not send it again.
 func (w *world) deliver(key string, body string) {
-	d := w.daemon
-	if d.intake == nil {
+	d := w.doorkeeper()
+	if d == nil || d.intake == nil {
 		w.say("webhook refused: nobody is there", "webhook", key)
 		return
 	}

@@ -18,7 +18,7 @@ func (s daemonStore) turn(ctx context.Context, what string, counts bool) error {
 	if err := s.d.turn(ctx, what, counts); err != nil {
 		return err
 	}
-	if s.d.w.storeAway() {
+	if s.d.w.storeAway() || s.d.cutOff > 0 {
 		return firerunner.Errorf(firerunner.Unavailable, "%s: the disk is full", what)
 	}
 	return nil
@@ -29,11 +29,14 @@ func (s daemonStore) Update(ctx context.Context, do func(firerunner.Tx) error) e
 	if err := s.turn(ctx, "store.update", true); err != nil {
 		return err
 	}
-	if err := s.Memory.Update(ctx, do); err != nil {
+	s.d.w.writes = s.d
+	err := s.Memory.Update(ctx, do)
+	s.d.w.writes = nil
+	if err != nil {
 		return err
 	}
 	if s.d.w.strikes() {
-		s.d.w.crash("store.update done")
+		s.d.crash("store.update done")
 		return errDead
 	}
 	if s.d.w.happens(0.2) { // somebody else may be quicker than whoever has just written

@@ -46,8 +46,8 @@ func (f *fleet) here() []*microVM {
 	return vms
 }
 
-// create makes a microVM; the same one again for an ID that exists.
-func (f *fleet) create(spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) {
+// create makes a microVM; the same one again for an ID that exists. now is the clock of who makes it.
+func (f *fleet) create(spec firerunner.MicroVMSpec, owner string, now time.Time) (firerunner.MicroVM, error) {
 	h := f.hosts[spec.Host]
 	switch {
 	case h == nil:
@@ -58,7 +58,7 @@ func (f *fleet) create(spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) 
 		return firerunner.MicroVM{}, firerunner.Errorf(firerunner.Exhausted, "host %s: %s", h.Name, h.trouble)
 	}
 	vm := &microVM{
-		w: f.w, spec: spec, madeAt: time.Now(), alive: true, changed: make(chan struct{}),
+		w: f.w, spec: spec, owner: owner, madeAt: time.Now(), alive: true, changed: make(chan struct{}),
 		harm: map[string]bool{}, life: f.w.drawLife(),
 	}
 	if f.w.o.tamper.life != nil {
@@ -69,7 +69,7 @@ func (f *fleet) create(spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) 
 	f.w.say("microVM made", "runner", spec.ID, "host", spec.Host, "size", spec.Size.String())
 	f.w.trace("create", spec.ID, spec.Host)
 	f.w.checkHosts()
-	vm.begin()
+	vm.begin(now)
 	return vm.seen(), nil
 }
 
@@ -123,8 +123,9 @@ func (f *fleet) isSilent(vmID string) bool {
 
 // localDriver is the fleet as a daemon reaches it on its own machine.
 type localDriver struct {
-	d *daemon
-	f *fleet
+	d     *daemon
+	f     *fleet
+	owner string // whose microVMs it has
 }
 
 // remoteDriver is the fleet as a daemon reaches it over a network: hosts can be asked for a sign of life.
@@ -143,13 +144,15 @@ func (localDriver) Probe(context.Context) error { return nil }
 
 // Create implements firerunner.Driver.
 func (l localDriver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) {
+	l.check("create", spec.ID)
 	return remote(ctx, l.d, "driver.create "+spec.ID, func() trip { return l.d.w.tampered("create", spec.ID, l.d.w.createTrip(spec.Host)) }, func() (firerunner.MicroVM, error) {
-		return l.f.create(spec)
+		return l.f.create(spec, l.owner, l.d.now())
 	})
 }
 
 // Destroy implements firerunner.Driver.
 func (l localDriver) Destroy(ctx context.Context, id string) error {
+	l.check("destroy", id)
 	return remoteErr(ctx, l.d, "driver.destroy "+id, func() trip { return l.d.w.tampered("destroy", id, l.d.w.destroyTrip(l.f.isSilent(id))) }, func() error {
 		l.f.destroy(id)
 		return nil
@@ -161,6 +164,9 @@ func (l localDriver) List(ctx context.Context) ([]firerunner.MicroVM, error) {
 	var silent error
 	vms, err := remote(ctx, l.d, "driver.list", func() trip { return l.d.w.listTrip() }, func() (vms []firerunner.MicroVM, _ error) {
 		for _, vm := range l.f.here() {
+			if vm.owner != l.owner {
+				continue
+			}
 			if l.f.hosts[vm.spec.Host].silent && !l.d.w.plan.listsSilent {
 				continue
 			}

@@ -10,6 +10,7 @@ import (
 type microVM struct {
 	w         *world
 	spec      firerunner.MicroVMSpec
+	owner     string // the controller in whose part of the ledger it is
 	life      life
 	madeAt    time.Time
 	alive     bool // it has not ended by itself
@@ -86,9 +87,9 @@ func (vm *microVM) exit(why string) {
 	vm.append(firerunner.GuestReport{Kind: firerunner.ReportExited, Message: why})
 }
 
-func (vm *microVM) begin() {
-	// Its host's clock is the daemon's, and whoever ends it counts the time from here on.
-	vm.in(vm.spec.Deadline.Sub(vm.w.wallClock()), func() { vm.exit("its deadline passed") })
+func (vm *microVM) begin(now time.Time) {
+	// Whoever ends it counts the time from here on, by the clock of who made it.
+	vm.in(vm.spec.Deadline.Sub(now), func() { vm.exit("its deadline passed") })
 	if l := vm.life; l.diesIn > 0 {
 		vm.in(l.diesIn, func() {
 			vm.harm["it died"] = true

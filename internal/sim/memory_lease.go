@@ -27,6 +27,9 @@ var (
 
 // alone does something to the site between two transactions: whoever takes a lease waits until what is written under it is.
 func (m *Memory) alone(ctx context.Context, do func(s *shared) error) error {
+	if err := context.Cause(ctx); err != nil {
+		return firerunner.Errorf(firerunner.Unavailable, "write to the store: %w", err)
+	}
 	select {
 	case <-m.writer:
 	case <-ctx.Done():

@@ -9,8 +9,9 @@ import (
 // plan is what a seed has in store: what is asked for, on which hosts, and what goes wrong when. Everything that is not a
 // matter of one moment is drawn before the run begins.
 type plan struct {
-	remote      bool // hosts are reached over a network
-	listsSilent bool // its driver remembers what hosts have that do not answer
+	controllers []controllerPlan // none: one that has no name
+	remote      bool             // hosts are reached over a network
+	listsSilent bool             // its driver remembers what hosts have that do not answer
 	hosts       []firerunner.Host
 	projects    []int64
 	jobs        []wish
@@ -40,6 +41,7 @@ type moment struct {
 	at, lasts time.Duration
 	what      string
 	host      string
+	seat      int
 	by        time.Duration
 }
 
@@ -73,7 +75,7 @@ func profiles() []firerunner.Profile {
 
 // drawPlan draws the plan of one seed. Each kind of trouble is there in some runs only, so that what it hides in others
 // comes out.
-func drawPlan(s *scheduler) plan {
+func drawPlan(s *scheduler, seed uint64) plan {
 	p := plan{
 		remote: s.happens(0.6), projects: []int64{1, 2}, deadlines: firerunner.DefaultDeadlines(),
 		holdAfter: pick(s, 30*time.Second, 5*time.Minute), queueSize: pick(s, 0, 0, 3),
@@ -100,6 +102,9 @@ func drawPlan(s *scheduler) plan {
 	}
 	drawMoments(s, &p)
 	drawJobs(s, &p)
+	if seed%3 == 0 {
+		drawControllers(s, &p)
+	}
 	return p
 }
 

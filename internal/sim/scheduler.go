@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -23,7 +24,8 @@ type scheduler struct {
 	mu      sync.Mutex
 	round   int64
 	waiting []*turn
-	unclear int // turns that could not be told apart; each is a risk for the replay
+	held    map[string]bool // processes that stand still; only for who has the turn
+	unclear int             // turns that could not be told apart; each is a risk for the replay
 }
 
 // turn is somebody who waits for its turn.
@@ -35,7 +37,7 @@ type turn struct {
 
 func newScheduler(seed uint64) *scheduler {
 	return &scheduler{
-		chance: rand.New(rand.NewPCG(seed, 0x5eed)), began: time.Now(), wake: make(chan struct{}, 1),
+		chance: rand.New(rand.NewPCG(seed, 0x5eed)), began: time.Now(), wake: make(chan struct{}, 1), held: map[string]bool{},
 	}
 }
 
@@ -142,7 +144,16 @@ func (s *scheduler) ready() []*turn {
 		}
 	}
 	s.round++
-	return slices.Clone(s.waiting)
+	if len(s.held) == 0 {
+		return slices.Clone(s.waiting)
+	}
+	var ready []*turn
+	for _, t := range s.waiting {
+		if process, _, _ := strings.Cut(t.who, "|"); !s.held[process] {
+			ready = append(ready, t)
+		}
+	}
+	return ready
 }
 
 func (s *scheduler) begin(t *turn) {

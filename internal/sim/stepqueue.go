@@ -23,7 +23,8 @@ type stepRow struct {
 	due      time.Time
 	attempt  int
 	running  bool
-	runAgain bool // chance wants it done twice
+	by       string // the controller whose process runs it, or did last
+	runAgain bool   // chance wants it done twice
 }
 
 const (
@@ -34,7 +35,7 @@ const (
 )
 
 func stepWords(s firerunner.Step) string {
-	return fmt.Sprintf("%s %d %d %s %s", s.Kind, s.ProjectID, s.JobID, s.Tags, s.RunnerID)
+	return fmt.Sprintf("%s %d %d %s %s %s", s.Kind, s.ProjectID, s.JobID, s.Tags, s.RunnerID, s.Controller)
 }
 
 // add writes the steps of one transaction down. A step that waits already and is due is not added again, as in the real
@@ -68,20 +69,23 @@ func (q *stepQueue) add(w *world, steps []firerunner.Step) {
 	}
 }
 
-// takeBack makes due what a dead daemon was doing.
-func (q *stepQueue) takeBack() {
+// takeBack makes due what a controller's dead process was doing.
+func (q *stepQueue) takeBack(controller string) {
 	for _, r := range q.rows {
-		r.running = false
+		if r.by == controller {
+			r.running = false
+		}
 	}
 }
 
-// due returns the steps that may begin, and when the next one may.
-func (q *stepQueue) due(now time.Time) (rows []*stepRow, next time.Time) {
+// due returns the steps that a daemon may begin, and when the next one may.
+func (q *stepQueue) due(now time.Time, d *daemon) (rows []*stepRow, next time.Time) {
 	running := 0
 	for _, r := range q.rows {
 		switch {
-		case r.running:
+		case r.running && r.by == d.name:
 			running++
+		case r.running, !d.serves(r.step.Controller):
 		case !r.due.After(now):
 			rows = append(rows, r)
 		case next.IsZero() || r.due.Before(next):
@@ -100,15 +104,20 @@ func (q *stepQueue) remove(row *stepRow) {
 
 // do runs one step for a daemon and writes down what became of it.
 func (d *daemon) do(row *stepRow) {
-	row.running = true
+	row.running, row.by = true, d.name
 	w := d.w
+	begun := d.beginStep(row.step.Controller)
 	d.goes.Go(func() {
-		ctx, cancel := context.WithTimeout(d.ctx, stepTimeout)
+		defer begun()
+		ctx, cancel := context.WithTimeout(d.stepping, stepTimeout)
 		defer cancel()
 		ctx = named(ctx, fmt.Sprintf("step %d %s", row.id, row.step.Kind))
 		err := d.steps[row.step.Kind](ctx, row.step)
 		if d.turn(ctx, "done", true) != nil {
 			return // the successor takes it back
+		}
+		if !row.running || !slices.Contains(w.queue.rows, row) {
+			return // another took it back while this process stood still
 		}
 		row.running = false
 		row.attempt++

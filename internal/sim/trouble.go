@@ -148,6 +148,8 @@ func (w *world) happen(m moment) {
 	w.say("moment", "what", m.what, "host", m.host, "lasts", m.lasts, "by", m.by)
 	w.outages = append(w.outages, span{from: time.Now(), until: time.Now().Add(m.lasts)})
 	switch m.what {
+	case "suspend", "cut off", "slow leases", "kill", "roll", "gone":
+		w.happenTo(w.seats[m.seat], m)
 	case "gitlab away":
 		w.awayGitLab++
 		w.after(m.lasts, func() { w.awayGitLab-- })
@@ -155,10 +157,10 @@ func (w *world) happen(m moment) {
 		w.awayStore++
 		w.after(m.lasts, func() { w.awayStore-- })
 	case "clock":
-		w.clockOff.Add(int64(m.by))
+		w.seats[m.seat].clockOff.Add(int64(m.by))
 		w.jumps = append(w.jumps, time.Now())
 	case "terminate":
-		w.terminate()
+		w.terminate(w.seats[m.seat])
 	case "silence", "power cut":
 		if w.fleet.hosts[m.host].silent {
 			return

@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,7 +61,8 @@ type world struct {
 	store  *Memory
 	queue  stepQueue
 	fleet  *fleet
-	daemon *daemon
+	seats  []*seat
+	writes *daemon // who is in a transaction
 
 	generation int
 	crashIn    int // acts until the daemon dies; 0: it does not
@@ -73,7 +72,6 @@ type world struct {
 	outages    []span
 	awayGitLab int
 	awayStore  int
-	clockOff   atomic.Int64 // of the daemon's clock
 	jumps      []time.Time
 	lastID     int
 	foreign    int64 // somebody else's runner in GitLab
@@ -89,6 +87,7 @@ type world struct {
 	owed     []owed                          // jobs of which GitLab must be told
 	rough    []span                          // times in which something went wrong by chance
 	told     int
+	stranded map[string]time.Time // since when nobody acts for a controller with live runners
 }
 
 // logged is an event and when it was truly written.
@@ -109,14 +108,15 @@ func Run(t *testing.T, o Options) (result Result) {
 
 func newWorld(o Options) *world {
 	w := &world{
-		scheduler: newScheduler(o.Seed), o: o, sum: sha256.New(), states: map[string]firerunner.State{}, started: map[string]bool{},
+		scheduler: newScheduler(o.Seed), o: o, sum: sha256.New(), states: map[string]firerunner.State{}, started: map[string]bool{}, stranded: map[string]time.Time{},
 	}
 	if o.plan != nil {
 		w.plan = *o.plan
 	} else {
-		w.plan = drawPlan(w.scheduler)
+		w.plan = drawPlan(w.scheduler, o.Seed)
 	}
 	w.faults = w.plan.faults
+	w.seats = w.plan.seats()
 	w.gitlab = NewGitLab(time.Now)
 	w.gitlab.Changed = w.announce
 	w.store = NewMemory(w.committed)
@@ -139,14 +139,21 @@ func (w *world) live() {
 	w.after(w.plan.chaos, w.becalm)
 	w.every(30*time.Second, w.gitlab.SweepTimeouts)
 	w.planCrash()
-	w.startDaemon()
+	for _, s := range w.seats {
+		w.after(s.begins, func() { w.startDaemon(s) })
+	}
+	if w.shared() {
+		w.every(time.Second, w.checkPeers)
+	}
 	done := w.o.done
 	if done == nil {
 		done = (*world).over
 	}
 	w.run(func() bool { return done(w) }, w.dueSteps)
 	w.checkAfterwards()
-	w.kill()
+	for _, s := range w.seats {
+		w.kill(s.daemon)
+	}
 	w.running.Wait()
 }
 
@@ -202,17 +209,20 @@ func (w *world) drain(name string, drains bool) {
 	}
 }
 
-func (w *world) configured() []firerunner.Host { return slices.Clone(w.plan.hosts) }
-
-// dueSteps are the queue's steps that the daemon may begin.
+// dueSteps are the queue's steps that the daemons may begin.
 func (w *world) dueSteps() (begin []func(), next time.Time) {
-	d := w.daemon
-	if !d.works {
-		return nil, time.Time{}
-	}
-	rows, next := w.queue.due(time.Now())
-	for _, row := range rows {
-		begin = append(begin, func() { d.do(row) })
+	for _, s := range w.seats {
+		d := s.daemon
+		if d == nil || !d.works || w.held[d.mark()] {
+			continue
+		}
+		rows, soon := w.queue.due(time.Now(), d)
+		for _, row := range rows {
+			begin = append(begin, func() { d.do(row) })
+		}
+		if next.IsZero() || !soon.IsZero() && soon.Before(next) {
+			next = soon
+		}
 	}
 	return begin, next
 }
@@ -231,8 +241,6 @@ func (w *world) committed(events []firerunner.Event, steps []firerunner.Step) {
 	}
 	w.queue.add(w, steps)
 }
-
-func (w *world) wallClock() time.Time { return time.Now().Add(time.Duration(w.clockOff.Load())) }
 
 func (w *world) newID() string { w.lastID++; return fmt.Sprintf("r%015d", w.lastID) }
 
