@@ -110,8 +110,9 @@ func (c *Control) within(hosts []firerunner.Host) []firerunner.Host {
 	return usable
 }
 
-// noticeAway writes down which controllers' own machines take no work because nobody acts for them, and ends runners there
-// that nobody can move any more. A controller that comes back takes its word back (SyncHosts).
+// noticeAway writes down which controllers' own machines take no work because nobody acts for them, takes that back of
+// those that are there after all - one that stood still, or was only slow to come, goes on without another start - and ends
+// runners that nobody can move any more.
 func (c *Control) noticeAway(ctx context.Context) error {
 	if c.Peers.Away == nil {
 		return nil
@@ -121,7 +122,7 @@ func (c *Control) noticeAway(ctx context.Context) error {
 		return fmt.Errorf("reading the hosts: %w", err)
 	}
 	for _, h := range rows {
-		if c.remote(h) || !c.away(h.Controller) || h.Trouble != "" {
+		if c.noticed(h) == h.Trouble {
 			continue
 		}
 		name := h.Name
@@ -131,10 +132,16 @@ func (c *Control) noticeAway(ctx context.Context) error {
 				return err
 			}
 			for _, h := range rows {
-				if h.Name == name && h.Trouble == "" && c.away(h.Controller) {
-					h.Trouble = fmt.Sprintf("its controller %q is away", h.Controller)
-					return c.saveHost(ctx, ch, h, "takes no new work: "+h.Trouble)
+				now := c.noticed(h)
+				if h.Name != name || now == h.Trouble {
+					continue
 				}
+				message := "takes no new work: " + now
+				if now == "" {
+					message = fmt.Sprintf("takes work again: its controller %q is back", h.Controller)
+				}
+				h.Trouble = now
+				return c.saveHost(ctx, ch, h, message)
 			}
 			return nil
 		})
@@ -143,6 +150,19 @@ func (c *Control) noticeAway(ctx context.Context) error {
 		}
 	}
 	return c.forsakeAway(ctx)
+}
+
+// noticed is the trouble of a host after a look at whether its controller is there. Other troubles are not ours to end.
+func (c *Control) noticed(h firerunner.Host) string {
+	ours := fmt.Sprintf("its controller %q is away", h.Controller)
+	switch {
+	case c.remote(h):
+	case h.Trouble == "" && c.away(h.Controller):
+		return ours
+	case h.Trouble == ours && !c.away(h.Controller):
+		return ""
+	}
+	return h.Trouble
 }
 
 // forsakeAway gives up runners on the machine of a controller that is away. Its shims go on without it, so nothing there is
