@@ -121,6 +121,7 @@ func (d *daemon) peersOf(controller string) control.Peers {
 			return err
 		},
 		Leads: d.keeper.Leads, Away: d.keeper.Away,
+		On: func(ctx context.Context, host string) ([]string, error) { return d.othersOn(ctx, controller, host) },
 	}
 }
 
@@ -130,6 +131,30 @@ func (d *daemon) leaseHeld(context.Context) error {
 		return firerunner.Errorf(firerunner.Unavailable, "the lease of controller %q is not surely ours", d.controllerName())
 	}
 	return nil
+}
+
+// othersOn are the microVMs that other controllers than one have on a host, by their parts of the ledger.
+func (d *daemon) othersOn(ctx context.Context, controller, host string) ([]string, error) {
+	known, err := d.store.Controllers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, c := range known {
+		if c.Name == controller {
+			continue
+		}
+		vms, err := d.store.VMs(ctx, partitionOf(d.cfg.Config, c.Name))
+		if err != nil {
+			return nil, err
+		}
+		for _, vm := range vms {
+			if vm.Host == host {
+				ids = append(ids, vm.ID)
+			}
+		}
+	}
+	return ids, nil
 }
 
 // bearers are the controllers whose names live runners bear.

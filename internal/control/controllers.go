@@ -17,6 +17,9 @@ type Peers struct {
 	Leads func() bool
 	// Away reports whether nobody acts for a controller now.
 	Away func(controller string) bool
+	// On returns the microVMs that the others' drivers have on a host, as far as is recorded: ours does not list them. It
+	// reads the database.
+	On func(ctx context.Context, host string) ([]string, error)
 }
 
 // under checks, as the first thing in a transaction, that we still may write. That we may not is never a chance: whoever

@@ -181,6 +181,13 @@ func (c *Control) clearHost(ctx context.Context, name string) (kept []string, er
 			return nil, errors.Join(own, fmt.Errorf("microVM %s is still on host %s", vm.ID, name))
 		}
 	}
+	if c.Peers.On != nil { // what was given up there is its own controller's to remove: see reapVMs
+		others, err := c.Peers.On(ctx, name)
+		if err != nil {
+			return nil, errors.Join(own, fmt.Errorf("reading what the others have on host %s: %w", name, err))
+		}
+		kept = append(kept, others...)
+	}
 	return kept, own
 }
 

@@ -10,9 +10,15 @@ import (
 
 // reapHosts compares what the driver has with the rows, both ways. Each controller does it for its own driver.
 func (c *Control) reapHosts(ctx context.Context, o ReapOptions) ([]Leftover, error) {
-	silent, err := c.lostHosts(ctx)
+	rows, err := c.Store.Hosts(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the hosts: %w", err)
+	}
+	// Lost hosts do not answer. One that answers again, and has something of ours that nobody owns, is cleared of it: who
+	// leads sees its own part only, and waits for the others'.
+	silent := map[string]bool{}
+	for _, h := range rows {
+		silent[h.Name] = h.Lost && (c.alone() || h.Trouble == noAnswer)
 	}
 	bereft, bereftErr := c.reapRunners(ctx, o, silent)
 	strays, strayErr := c.reapVMs(ctx, o, func(vm firerunner.MicroVM) bool { return !silent[vm.Host] })

@@ -77,6 +77,17 @@ func (d *daemon) newControl(controller string) (*control.Control, error) {
 			Under: func(ctx context.Context, tx firerunner.Tx) error { return d.keeper.Under(ctx, tx, controller) },
 			Leads: func() bool { return d.keeper.Leads() },
 			Away:  func(name string) bool { return d.keeper.Away(name) },
+			On: func(ctx context.Context, host string) (ids []string, _ error) {
+				if err := (daemonStore{d, w.store}).turn(ctx, "ledger of the others on "+host, false); err != nil {
+					return nil, err
+				}
+				for _, vm := range w.fleet.here() {
+					if vm.spec.Host == host && vm.owner != controller {
+						ids = append(ids, vm.spec.ID)
+					}
+				}
+				return ids, nil
+			},
 		}
 	}
 	return control.New(c)
