@@ -88,6 +88,12 @@ func (c *Control) remote(h firerunner.Host) bool {
 	return c.prober != nil && c.LocalHost == "" && h.Driver == c.Driver.Name()
 }
 
+// elsewhere reports whether a host is the machine of another controller: in no configuration but that one's, and not to be
+// drained or forgotten while it is away.
+func (c *Control) elsewhere(h firerunner.Host) bool {
+	return !c.alone() && !c.remote(h) && h.Controller != "" && h.Controller != c.Controller
+}
+
 // carrier is who moves a runner that is placed on a host.
 func (c *Control) carrier(h firerunner.Host) string {
 	if c.remote(h) {

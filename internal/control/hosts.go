@@ -84,7 +84,7 @@ func (c *Control) SyncHosts(ctx context.Context, configured []firerunner.Host) e
 			}
 		}
 		for _, row := range rows {
-			if names[row.Name] || row.Draining || c.others(row.Controller) {
+			if names[row.Name] || row.Draining || c.others(row.Controller) || c.elsewhere(row) {
 				continue // another controller's, or done
 			}
 			row.Draining = true
@@ -166,7 +166,7 @@ func (c *Control) removeHosts(ctx context.Context) error {
 		return fmt.Errorf("reading the hosts: %w", err)
 	}
 	for _, h := range rows {
-		if configured[h.Name] || !h.Draining || c.others(h.Controller) {
+		if configured[h.Name] || !h.Draining || c.others(h.Controller) || c.elsewhere(h) {
 			continue
 		}
 		err := c.update(ctx, func(ch *change) error {
