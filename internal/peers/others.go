@@ -105,8 +105,8 @@ func (k *Keeper) relieve(ctx context.Context) error {
 	slices.Sort(gone)
 	var errs []error
 	for _, name := range slices.Compact(gone) {
-		if name == k.Self.Name || claims[name] {
-			continue
+		if name == k.Self.Name || claims[name] || slices.Contains(k.standsInFor(), name) {
+			continue // what was begun under a lease that is over is ended first: see giveBack
 		}
 		at := slices.IndexFunc(known, func(c firerunner.Controller) bool { return c.Name == name })
 		who := firerunner.Controller{Name: name}
