@@ -82,7 +82,7 @@ func TestImports(t *testing.T) {
 // siblings are the only arrows between rooms.
 var siblings = map[string][]string{
 	"control": {"queue", "placement"},
-	"sim":     {"control", "intake"}, // it runs them in a model of everything else, for tests; see testRooms
+	"sim":     {"control", "intake", "peers"}, // it runs them in a model of everything else, for tests; see testRooms
 }
 
 // testRooms are for tests alone: no part of the product may need them.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/firerunner/firerunner"
@@ -55,6 +56,11 @@ func (l localDriver) check(what, id string) {
 // controllers reach.
 const strandedMost = 30 * time.Second
 
+// hindered reports whether something that was begun still keeps a controller from its leases.
+func (w *world) hindered() bool {
+	return len(w.held) > 0 || slices.ContainsFunc(w.seats, func(s *seat) bool { return s.cutOff > 0 || s.slow > 0 })
+}
+
 // checkPeers looks, each second, at who believes what.
 func (w *world) checkPeers() {
 	leaders := 0
@@ -85,7 +91,7 @@ func (w *world) checkPeers() {
 			bears = bears || r.State >= firerunner.Placed && r.Controller == s.name
 		}
 		switch {
-		case !bears || !w.awayFrom(s.name) || !w.anyWorks():
+		case !bears || !w.awayFrom(s.name) || !w.anyWorks() || w.storeAway() || w.hindered():
 			delete(w.stranded, s.name)
 		case w.stranded[s.name].IsZero():
 			w.stranded[s.name] = time.Now()
