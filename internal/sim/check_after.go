@@ -84,6 +84,9 @@ func (w *world) checkOutcome(j *Job) {
 	if w.excused(vm, j) || len(vm.took) > 1 {
 		return
 	}
+	if w.shared() && !w.plan.remote && r.Reason == firerunner.ReasonDeadline {
+		return // its controller was away, and nobody else hears its guest: its deadline passed unheard
+	}
 	want := firerunner.Succeeded
 	if j.fails {
 		want = firerunner.Failed
