@@ -120,6 +120,7 @@ func (d *daemon) peersOf(controller string) control.Peers {
 			}
 			return err
 		},
+		Holds: func() bool { return d.keeper.Holds(controller) },
 		Leads: d.keeper.Leads, Away: d.keeper.Away,
 		On: func(ctx context.Context, host string) ([]string, error) { return d.othersOn(ctx, controller, host) },
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -39,6 +40,9 @@ func (c *Control) advanceOnce(ctx context.Context, s firerunner.Step) error {
 	}
 	if !c.moves(r) { // it was placed on another's machine, or another stands in for us
 		return c.update(ctx, func(ch *change) error { return ch.Enqueue(ctx, c.advanceStep(r)) })
+	}
+	if c.Peers.Holds != nil && !c.Peers.Holds() { // another may act for us: two would call its driver
+		return firerunner.Later(time.Second, "the lease of this controller is not surely ours")
 	}
 	switch r.State {
 	case firerunner.Queued:

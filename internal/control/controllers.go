@@ -13,6 +13,8 @@ import (
 type Peers struct {
 	// Under fails with Conflict where our lease is over: it is the first thing in each transaction.
 	Under func(ctx context.Context, tx firerunner.Tx) error
+	// Holds reports whether our lease is surely ours now: asked before something is done outside of the database.
+	Holds func() bool
 	// Leads reports whether what is done once for the whole site is ours to do now.
 	Leads func() bool
 	// Away reports whether nobody acts for a controller now.

@@ -75,6 +75,7 @@ func (d *daemon) newControl(controller string) (*control.Control, error) {
 		c.Controller, c.StandsIn = controller, controller != d.name
 		c.Peers = control.Peers{
 			Under: func(ctx context.Context, tx firerunner.Tx) error { return d.keeper.Under(ctx, tx, controller) },
+			Holds: func() bool { return d.keeper.Holds(controller) },
 			Leads: func() bool { return d.keeper.Leads() },
 			Away:  func(name string) bool { return d.keeper.Away(name) },
 			On: func(ctx context.Context, host string) (ids []string, _ error) {
