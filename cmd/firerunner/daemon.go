@@ -178,7 +178,7 @@ func (d *daemon) newControl(driver firerunner.Driver, controller string) (*contr
 	return control.New(control.Config{
 		Store: d.store, GitLab: d.gitlab, Driver: driver, Image: d.image, Installation: d.installation, LocalHost: localHost(d.cfg.Config),
 		Controller: controller, StandsIn: controller != d.controllerName(), Peers: d.peersOf(controller),
-		Profiles: set.Profiles, Deadlines: set.Deadlines,
+		Now: d.now, HostNow: d.hostNow(), Profiles: set.Profiles, Deadlines: set.Deadlines,
 		GuestURL: guestURL, CA: ca, Routes: routes, OutputKiB: set.OutputKiB, SealKeys: firerunner.NewSealKeys(d.gitlabToken),
 		QueueSize: set.QueueSize, SweepInterval: set.SweepInterval, SweepProjects: set.SweepProjects, SweepWindow: set.SweepWindow,
 		SweepPerMinute: d.cfg.Sweep.RequestsPerMinute, ActiveWindow: d.cfg.Sweep.ActiveWindow,

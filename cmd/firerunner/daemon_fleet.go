@@ -45,7 +45,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	d.desks.own, d.desks.ledger = d.controllerName(), d.store
 	d.desks.holds = func(controller string) bool { return d.keeper == nil || d.keeper.Holds(controller) }
 	d.desks.add(d.controllerName(), driver)
-	d.guests, err = guest.NewEndpoint(guest.EndpointConfig{Desk: &d.desks, Certificate: certificate, Logger: d.log})
+	d.guests, err = guest.NewEndpoint(guest.EndpointConfig{Desk: &d.desks, Certificate: certificate, Now: d.now, Logger: d.log})
 	return err
 }
 
@@ -54,7 +54,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 func (d *daemon) fleetDriver(ctx context.Context, controller string) (*flintlock.Driver, error) {
 	return flintlock.New(ctx, flintlock.Config{
 		Name: d.cfg.Driver, Namespace: namespaceOf(d.installation, controller), Partition: partitionOf(d.cfg.Config, controller), Hosts: slices.Collect(maps.Values(*d.reached.Load())), Ledger: d.store,
-		GuestURL: d.cfg.Guest.Endpoint(), GuestFingerprint: d.fingerprint, Others: d.otherDoors,
+		GuestURL: d.cfg.Guest.Endpoint(), GuestFingerprint: d.fingerprint, Others: d.otherDoors, Now: d.now,
 		Outside: provisioner(d.log).Outside, AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
 		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),
 	})

@@ -126,6 +126,22 @@ func (d *daemon) peersOf(controller string) control.Peers {
 	}
 }
 
+// now is the time of the whole site: the database's, where several controllers must agree on it.
+func (d *daemon) now() time.Time {
+	if d.keeper == nil {
+		return time.Now()
+	}
+	return d.keeper.Now()
+}
+
+// hostNow is the clock of those who end a microVM at its deadline: the shims of this machine, or we.
+func (d *daemon) hostNow() func() time.Time {
+	if d.fleet == nil {
+		return time.Now
+	}
+	return d.now
+}
+
 // leaseHeld fails unless our own lease is surely ours: without it nothing that we write is taken.
 func (d *daemon) leaseHeld(context.Context) error {
 	if !d.keeper.Holds(d.controllerName()) {

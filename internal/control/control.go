@@ -78,6 +78,7 @@ type Config struct {
 	CallTimeout     time.Duration // for one call to GitLab
 
 	Now     func() time.Time
+	HostNow func() time.Time     // by the clock of the hosts, for what ends there by itself; nil = Now
 	Elapsed func() time.Duration // since some moment, by a clock that never jumps
 	NewID   func() string
 	Logger  *slog.Logger
@@ -148,6 +149,9 @@ func New(c Config) (*Control, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.HostNow == nil {
+		c.HostNow = c.Now
 	}
 	if c.Elapsed == nil {
 		began := time.Now()

@@ -248,7 +248,7 @@ func (c *Control) spec(r firerunner.Runner, image firerunner.Image, network fire
 		ID: r.ID, Host: r.Host, Size: r.Size, Image: image,
 		Network: firerunner.NetworkPolicy{Routes: c.Routes, Public: p.Public},
 		Address: network, Provision: p.Provision, SSH: p.SSH,
-		Deadline: c.Now().Add(c.set().Deadlines.Life()),
+		Deadline: c.HostNow().Add(c.set().Deadlines.Life()),
 		Start: firerunner.GuestStart{
 			GitLabURL: c.GuestURL, Token: cred.Token, CA: c.CA, Name: "firerunner-" + r.ID,
 			MachineID: machineID(), Hostname: "fr-" + r.ID,

@@ -49,6 +49,7 @@ type Config struct {
 // Keeper keeps a controller's leases. Join makes it and renews from then on, Serve lets it lead and stand in, Leave ends it.
 type Keeper struct {
 	Config
+	clock siteClock
 
 	mu        sync.Mutex
 	own, site grip
@@ -126,6 +127,7 @@ func (k *Keeper) join(ctx context.Context) error {
 		began := time.Now()
 		l, ok, err := k.Leases.Acquire(waiting, firerunner.LeaseOf(k.Self.Name), k.Holder, k.TTL)
 		if ok {
+			k.told(l, began)
 			k.own = grip{Lease: l, sure: began.Add(k.TTL)}
 			return nil
 		}
@@ -201,6 +203,7 @@ func (k *Keeper) renew(ctx context.Context, g grip, name string) (grip, bool, er
 		l, err := k.Leases.Renew(ctx, g.Lease, k.TTL)
 		switch {
 		case err == nil:
+			k.told(l, began)
 			return grip{Lease: l, sure: began.Add(k.TTL)}, true, nil
 		case firerunner.CodeOf(err) != firerunner.Conflict:
 			return g, false, err

@@ -72,6 +72,12 @@ func (d *daemon) newControl(controller string) (*control.Control, error) {
 		Now: d.now, NewID: w.newID, Logger: w.logger(d), SealKeys: sealKeys(),
 	}
 	if w.shared() {
+		c.Now = func() time.Time { // by the database's clock, once it has been asked
+			if d.keeper == nil {
+				return d.now()
+			}
+			return d.keeper.Now()
+		}
 		c.Controller, c.StandsIn = controller, controller != d.name
 		c.Peers = control.Peers{
 			Under: func(ctx context.Context, tx firerunner.Tx) error { return d.keeper.Under(ctx, tx, controller) },
