@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner/test/remains"
 )
 
 // demo is one "firerunner demo" as people run it: the released binary, with no flags.
@@ -51,8 +53,8 @@ func startDemo(t *testing.T, flags ...string) *demo {
 	t.Cleanup(func() {
 		_ = d.cmd.Process.Kill()
 		<-d.ended
-		for _, p := range processesOf(dir) {
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
+		for _, p := range remains.Processes(dir) {
+			_ = syscall.Kill(p.PID, syscall.SIGKILL)
 		}
 		if t.Failed() {
 			t.Logf("the demo said:\n%s", d.out.String())
@@ -71,15 +73,15 @@ func (d *demo) wait(limit time.Duration) int {
 		require.Fail(d.t, "the demo does not end")
 	}
 	var left []string
-	for _, p := range processesOf(d.dir) {
-		left = append(left, fmt.Sprintf("process %d, %s", p.pid, p.name()))
+	for _, p := range remains.Processes(d.dir) {
+		left = append(left, fmt.Sprintf("process %d, %s", p.PID, p.Name()))
 	}
 	entries, err := os.ReadDir(filepath.Join(d.dir, "state"))
 	require.True(d.t, err == nil || os.IsNotExist(err), err)
 	for _, e := range entries {
 		left = append(left, "in the state folder: "+e.Name())
 	}
-	for _, dir := range cgroupsOf(d.installation) {
+	for _, dir := range remains.Cgroups(d.installation) {
 		left = append(left, "the control group "+dir)
 	}
 	require.Empty(d.t, left)
@@ -95,8 +97,8 @@ func (d *demo) learn() string {
 // vms returns how many files microVMs have, and how many of these run.
 func (d *demo) vms() (files, running int) {
 	found, _ := filepath.Glob(filepath.Join(d.dir, "state", "demo", "vms", "*", "*"))
-	for _, p := range processesOf(d.dir) {
-		if strings.HasPrefix(p.name(), "qemu-system") {
+	for _, p := range remains.Processes(d.dir) {
+		if strings.HasPrefix(p.Name(), "qemu-system") {
 			running++
 		}
 	}

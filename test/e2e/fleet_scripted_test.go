@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,7 +24,7 @@ import (
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/driver/fake"
 	"github.com/firerunner/firerunner/internal/flintlocktest"
-	"github.com/firerunner/firerunner/internal/guest"
+	"github.com/firerunner/firerunner/test/scripted"
 )
 
 // cast is a fleet whose guests are played by a function: all of FireRunner is real, and no machine boots. A guest calls
@@ -140,41 +138,18 @@ func (c *cast) setToken(host, token string) {
 	require.NoError(c.t, os.WriteFile(c.tokenFile(host), []byte(token+"\n"), 0o600))
 }
 
-// play is the life of one guest. It ends when its job has ended, when it is refused, and when it is killed.
+// play is the life of one guest. It finds GitLab by the name that guests know.
 func (c *cast) play(ctx context.Context, g *flintlocktest.Guest) {
-	m, err := guest.DecodeMetadata([]byte(g.Metadata[guest.MetadataKey]))
-	if err != nil {
-		fmt.Fprintln(g.Console, err)
-		return
+	routes := c.doors()
+	routes[strings.TrimPrefix(guestGitLab, "http://")+":80"] = c.gitlab
+	guests := scripted.Guests{
+		Dial: c.dial(routes), Refused: func(string) { c.refused.Add(1) },
+		Runner: func() fake.Runner {
+			takes := time.Duration(c.jobTime.Load())
+			return fake.Runner{Poll: 50 * time.Millisecond, Work: func(fake.Task) fake.Work { return fake.Work{Time: takes} }}
+		},
 	}
-	caller := guest.Call(guest.CallerConfig{
-		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint,
-		Hello:       guest.FromGuest{Agent: "played", Kernel: "6.1"},
-		Others:      m.Others,
-		DialContext: c.dial(c.doors()),
-		Heartbeat:   200 * time.Millisecond, Silence: 5 * time.Second, MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
-	})
-	defer caller.Close()
-	start, err := caller.Start(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			c.refused.Add(1)
-		}
-		return
-	}
-	name, err := url.Parse(start.Start.GitLabURL)
-	if err != nil {
-		return
-	}
-	transport := &http.Transport{DialContext: c.dial(map[string]string{net.JoinHostPort(name.Hostname(), "80"): c.gitlab})}
-	defer transport.CloseIdleConnections()
-	act := fake.RunnerGuest(&http.Client{Transport: transport}, 50*time.Millisecond, time.Duration(c.jobTime.Load()))
-	_ = act(ctx, firerunner.MicroVMSpec{ID: m.ID, Start: start.Start}, func(r firerunner.GuestReport) {
-		if r.Kind != firerunner.ReportHello && ctx.Err() == nil { // the caller has said hello; the dead say nothing
-			caller.Report(guest.FromGuest{Kind: r.Kind, JobID: r.JobID, JobKey: r.JobKey, Success: r.Success, Failure: r.Failure, ExitCode: r.ExitCode, Message: r.Message})
-		}
-	}, caller.Orders())
-	_ = caller.Flush(ctx)
+	guests.Play(ctx, g)
 }
 
 // doors are the guest endpoints of the daemons, as guests call them.

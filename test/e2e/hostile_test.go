@@ -14,6 +14,7 @@ import (
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/gitlabtest"
+	"github.com/firerunner/firerunner/test/remains"
 )
 
 // TestHostileJob has a job take all that it can get: processes, memory and disk. Another microVM on the
@@ -67,8 +68,8 @@ func TestHostileJob(t *testing.T) {
 // residentMiB is the memory of a microVM's processes.
 func (s *site) residentMiB(id string) int {
 	kib := 0
-	for _, p := range processesOf(s.state("vms", id)) {
-		for line := range strings.Lines(readAll(fmt.Sprintf("/proc/%d/status", p.pid))) {
+	for _, p := range remains.Processes(s.state("vms", id)) {
+		for line := range strings.Lines(readAll(fmt.Sprintf("/proc/%d/status", p.PID))) {
 			if size, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 				n, _ := strconv.Atoi(strings.Fields(size)[0])
 				kib += n

@@ -10,6 +10,7 @@ import (
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/gitlabtest"
+	"github.com/firerunner/firerunner/test/remains"
 )
 
 // promptly is within what GitLab is told of a job whose microVM died, once there is evidence of that. The figure is a
@@ -73,9 +74,9 @@ func TestKilled(t *testing.T) {
 		second := s.row(again[0].ID)
 		require.NotEqual(t, first.ID, second.ID, "in another microVM")
 		vm := s.qemu(second.ID)
-		for _, p := range processesOf(s.state("vms", second.ID)) {
-			if p.pid != vm {
-				require.NoError(t, syscall.Kill(p.pid, syscall.SIGKILL))
+		for _, p := range remains.Processes(s.state("vms", second.ID)) {
+			if p.PID != vm {
+				require.NoError(t, syscall.Kill(p.PID, syscall.SIGKILL))
 			}
 		}
 		s.failedFor(again[0].ID, second.ID, firerunner.ReasonVMExited)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner/test/remains"
 )
 
 // TestObserverFinds shows the observer what it must never find in a site, because one that finds nothing proves
@@ -27,10 +29,10 @@ func TestObserverFinds(t *testing.T) {
 		_ = sleep.Wait() // killed
 	})
 	require.True(t, within(patience, func() bool {
-		ps := processesOf(dir)
-		return len(ps) == 1 && ps[0].pid == sleep.Process.Pid && ps[0].name() == "sleep"
+		ps := remains.Processes(dir)
+		return len(ps) == 1 && ps[0].PID == sleep.Process.Pid && ps[0].Name() == "sleep"
 	}), "a process is known by its folder")
-	o.search("environment of a process", processesOf(dir)[0].environ)
+	o.search("environment of a process", remains.Processes(dir)[0].Environ)
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "log"), []byte("x "+secret+" x"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "form"), []byte("glrt-"+strings.Repeat("k", 20)), 0o600))

@@ -5,16 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/firerunner/firerunner/internal/gitlabtest"
+	"github.com/firerunner/firerunner/test/remains"
 )
 
 // observer looks, all the time that a site lives, at what every user of the machine could look at: the command lines
@@ -70,14 +69,14 @@ func (o *observer) close() {
 func (o *observer) look() {
 	o.learn()
 	qemus := 0
-	for _, p := range processesOf(o.s.dir) {
-		for what, text := range map[string][]byte{"command line": p.cmdline, "environment": p.environ} {
-			where := fmt.Sprintf("%s of process %d (%s)", what, p.pid, p.name())
+	for _, p := range remains.Processes(o.s.dir) {
+		for what, text := range map[string][]byte{"command line": p.Cmdline, "environment": p.Environ} {
+			where := fmt.Sprintf("%s of process %d (%s)", what, p.PID, p.Name())
 			if o.changed(where, string(text)) {
 				o.search(where, text)
 			}
 		}
-		if strings.HasPrefix(p.name(), "qemu-system") {
+		if strings.HasPrefix(p.Name(), "qemu-system") {
 			qemus++
 		}
 	}
@@ -174,41 +173,4 @@ func (o *observer) mostVMs() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.most
-}
-
-// process is what /proc says of one.
-type process struct {
-	pid              int
-	cwd              string
-	cmdline, environ []byte
-}
-
-func (p process) name() string {
-	program, _, _ := strings.Cut(string(p.cmdline), "\x00")
-	return filepath.Base(program)
-}
-
-// processesOf returns the processes that have a folder's name in their command line, environment or working folder:
-// all that a site started.
-func processesOf(dir string) []process {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var found []process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		at := filepath.Join("/proc", e.Name())
-		p := process{pid: pid}
-		p.cmdline, _ = os.ReadFile(filepath.Join(at, "cmdline"))
-		p.environ, _ = os.ReadFile(filepath.Join(at, "environ"))
-		p.cwd, _ = os.Readlink(filepath.Join(at, "cwd"))
-		if bytes.Contains(p.cmdline, []byte(dir)) || bytes.Contains(p.environ, []byte(dir)) || strings.HasPrefix(p.cwd, dir) {
-			found = append(found, p)
-		}
-	}
-	return found
 }

@@ -3,9 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/gitlabtest"
+	"github.com/firerunner/firerunner/test/remains"
 )
 
 // settled is how long the removal of what a job had may take. It is a promise of ten seconds on a machine that has
@@ -82,14 +81,14 @@ func (s *site) dispose() {
 	if s.store != nil {
 		_ = s.store.Close()
 	}
-	for _, p := range processesOf(s.dir) { // shims first or not: a microVM dies with its shim
-		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	for _, p := range remains.Processes(s.dir) { // shims first or not: a microVM dies with its shim
+		_ = syscall.Kill(p.PID, syscall.SIGKILL)
 	}
 	within(settled, func() bool {
 		for _, dir := range s.cgroups() {
 			_ = os.Remove(dir) // not while a process is in it
 		}
-		return len(processesOf(s.dir)) == 0 && len(s.cgroups()) == 0
+		return len(remains.Processes(s.dir)) == 0 && len(s.cgroups()) == 0
 	})
 }
 
@@ -102,9 +101,9 @@ func (s *site) left() []string {
 	for _, r := range s.gitlab.Runners() {
 		left = append(left, fmt.Sprintf("runner %d in GitLab, %s", r.ID, r.Description))
 	}
-	for _, p := range processesOf(s.dir) {
-		if p.pid != s.daemon.cmd.Process.Pid {
-			left = append(left, fmt.Sprintf("process %d, %s", p.pid, p.name()))
+	for _, p := range remains.Processes(s.dir) {
+		if p.PID != s.daemon.cmd.Process.Pid {
+			left = append(left, fmt.Sprintf("process %d, %s", p.PID, p.Name()))
 		}
 	}
 	entries, _ := os.ReadDir(s.state("vms"))
@@ -124,15 +123,12 @@ func (s *site) left() []string {
 // remains is what is left of a daemon that has ended, besides what its next start needs.
 func (s *site) remains() []string {
 	var left []string
-	for _, p := range processesOf(s.dir) {
-		left = append(left, fmt.Sprintf("after the daemon: process %d, %s", p.pid, p.name()))
+	for _, p := range remains.Processes(s.dir) {
+		left = append(left, fmt.Sprintf("after the daemon: process %d, %s", p.PID, p.Name()))
 	}
-	_ = filepath.WalkDir(s.dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && (e.Type()&fs.ModeSocket != 0 || filepath.Ext(path) == ".qcow2") {
-			left = append(left, "after the daemon: "+path)
-		}
-		return nil
-	})
+	for _, path := range remains.Files(s.dir) {
+		left = append(left, "after the daemon: "+path)
+	}
 	for _, dir := range s.cgroups() {
 		left = append(left, "after the daemon: the control group "+dir)
 	}
@@ -140,23 +136,7 @@ func (s *site) remains() []string {
 }
 
 // cgroups returns the control groups of the site, the innermost first.
-func (s *site) cgroups() []string { return cgroupsOf(s.installation()) }
-
-// cgroupsOf returns the control groups of an installation, its own included.
-func cgroupsOf(installation string) []string {
-	if installation == "" {
-		return nil
-	}
-	var found []string
-	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() && strings.Contains(path, "/firerunner/"+installation) {
-			found = append(found, path)
-		}
-		return nil
-	})
-	slices.Reverse(found)
-	return found
-}
+func (s *site) cgroups() []string { return remains.Cgroups(s.installation()) }
 
 func (s *site) installation() string { return strings.TrimSpace(readAll(s.state("installation"))) }
 

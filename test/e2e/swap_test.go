@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/test/remains"
 )
 
 // TestSwap has two jobs that take each other's microVM. GitLab gives the oldest job to whoever asks first, so the
@@ -44,9 +45,9 @@ func (s *site) qemu(id string) int {
 	s.t.Helper()
 	var pid int
 	s.eventually("a process of microVM "+id, func() bool {
-		for _, p := range processesOf(s.state("vms", id)) {
-			if len(p.name()) >= 11 && p.name()[:11] == "qemu-system" {
-				pid = p.pid
+		for _, p := range remains.Processes(s.state("vms", id)) {
+			if len(p.Name()) >= 11 && p.Name()[:11] == "qemu-system" {
+				pid = p.PID
 				return true
 			}
 		}

@@ -17,15 +17,45 @@ import (
 // errNoJob ends a guest that was ordered to finish, or waited too long, before it had a job.
 var errNoJob = errors.New("no job")
 
-// RunnerGuest returns a guest that acts as `gitlab-runner run-single --max-builds 1` does, in the smallest form: it asks
-// GitLab for a job, writes one line of log, and says that it went well after jobTime. The protocol is that of
+// Runner is what its guests do as `gitlab-runner run-single --max-builds 1` does, in the smallest form: they ask GitLab for
+// a job, take the job's time, write its log and say how it went. The protocol is that of
 // https://docs.gitlab.com/ee/api/runners.html and lib/api/ci/runner.rb in GitLab.
+type Runner struct {
+	Client *http.Client
+	Poll   time.Duration // how often GitLab is asked for a job
+	// Work says how a job goes; nil = it goes well, at once.
+	Work func(Task) Work
+	// Again is the pause after which the log and the result are told again that GitLab answered with 5xx or not at all, as
+	// gitlab-runner does; 0 = they are told once.
+	Again time.Duration
+}
+
+// Task is what a guest was given.
+type Task struct {
+	VM     string
+	Job    int64
+	Script []string
+}
+
+// Work is how a job goes.
+type Work struct {
+	Time    time.Duration
+	Failure string // a failure_reason; empty = it goes well
+	Log     string // empty = one line
+}
+
+// RunnerGuest returns a guest whose job goes well after jobTime.
 func RunnerGuest(client *http.Client, poll, jobTime time.Duration) GuestFunc {
+	return Runner{Client: client, Poll: poll, Work: func(Task) Work { return Work{Time: jobTime} }}.Guest()
+}
+
+// Guest returns the guest.
+func (c Runner) Guest() GuestFunc {
 	return func(ctx context.Context, spec firerunner.MicroVMSpec, report func(firerunner.GuestReport), orders <-chan firerunner.GuestOrder) error {
-		r := runner{client: client, base: strings.TrimSuffix(spec.Start.GitLabURL, "/") + "/api/v4/", spec: spec, report: report}
+		r := runner{Runner: c, base: strings.TrimSuffix(spec.Start.GitLabURL, "/") + "/api/v4/", spec: spec, report: report}
 		report(firerunner.GuestReport{Kind: firerunner.ReportHello})
 		report(firerunner.GuestReport{Kind: firerunner.ReportStarted})
-		err := r.work(ctx, orders, poll, jobTime)
+		err := r.work(ctx, orders)
 		exited := firerunner.GuestReport{Kind: firerunner.ReportRunnerExited}
 		if errors.Is(err, errNoJob) {
 			exited.Message = err.Error() // gitlab-runner exits with 0 then, too
@@ -39,7 +69,7 @@ func RunnerGuest(client *http.Client, poll, jobTime time.Duration) GuestFunc {
 
 // runner is one fake gitlab-runner.
 type runner struct {
-	client *http.Client
+	Runner
 	base   string
 	spec   firerunner.MicroVMSpec
 	report func(firerunner.GuestReport)
@@ -49,25 +79,44 @@ type runner struct {
 type job struct {
 	ID    int64  `json:"id"`
 	Token string `json:"token"`
+	Steps []struct {
+		Script []string `json:"script"`
+	} `json:"steps"`
 }
 
-func (r *runner) work(ctx context.Context, orders <-chan firerunner.GuestOrder, poll, jobTime time.Duration) error {
-	j, err := r.take(ctx, orders, poll)
+func (r *runner) work(ctx context.Context, orders <-chan firerunner.GuestOrder) error {
+	j, err := r.take(ctx, orders)
 	if err != nil {
 		return err
 	}
 	r.report(firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: j.ID, JobKey: r.key(j)})
-	done := firerunner.GuestReport{Kind: firerunner.ReportJobDone, JobID: j.ID, Success: true}
-	if stopped, err := r.busy(ctx, orders, jobTime); err != nil {
+	work := r.how(j)
+	done := firerunner.GuestReport{Kind: firerunner.ReportJobDone, JobID: j.ID, Success: work.Failure == "", Failure: work.Failure}
+	if stopped, err := r.busy(ctx, orders, work.Time); err != nil {
 		return err
 	} else if stopped {
 		done.Success, done.Failure = false, "runner_interrupted"
 	}
-	if err := r.finish(ctx, j, done); err != nil {
+	if err := r.finish(ctx, j, work.Log, done); err != nil {
 		return err
 	}
 	r.report(done)
 	return nil
+}
+
+// how asks how a job goes.
+func (r *runner) how(j job) (w Work) {
+	if r.Work != nil {
+		task := Task{VM: r.spec.ID, Job: j.ID}
+		if len(j.Steps) > 0 {
+			task.Script = j.Steps[0].Script
+		}
+		w = r.Work(task)
+	}
+	if w.Log == "" {
+		w.Log = "a fake microVM ran this job\n"
+	}
+	return w
 }
 
 // key seals the job's token as a guest agent does; empty where the host asks for none.
@@ -84,14 +133,14 @@ func (r *runner) key(j job) firerunner.JobKey {
 }
 
 // take asks for a job until there is one.
-func (r *runner) take(ctx context.Context, orders <-chan firerunner.GuestOrder, poll time.Duration) (job, error) {
+func (r *runner) take(ctx context.Context, orders <-chan firerunner.GuestOrder) (job, error) {
 	var giveUp <-chan time.Time
 	if wait := r.spec.Start.WaitTimeout; wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		giveUp = timer.C
 	}
-	tick := time.NewTicker(poll)
+	tick := time.NewTicker(r.Poll)
 	defer tick.Stop()
 	for {
 		var j job
@@ -144,14 +193,10 @@ func (r *runner) busy(ctx context.Context, orders <-chan firerunner.GuestOrder, 
 }
 
 // finish writes the log and the result.
-func (r *runner) finish(ctx context.Context, j job, done firerunner.GuestReport) error {
+func (r *runner) finish(ctx context.Context, j job, log string, done firerunner.GuestReport) error {
 	path := fmt.Sprintf("jobs/%d", j.ID)
-	line := []byte("a fake microVM ran this job\n")
 	// The trace is appended by range, the last byte included; 202 is accepted.
-	status, err := r.patch(ctx, path+"/trace", j.Token, line)
-	if err == nil && status != http.StatusAccepted {
-		err = fmt.Errorf("status %d", status)
-	}
+	err := r.tell(ctx, func() (int, error) { return r.patch(ctx, path+"/trace", j.Token, []byte(log)) })
 	if err != nil {
 		return fmt.Errorf("writing the log: %w", err)
 	}
@@ -160,14 +205,34 @@ func (r *runner) finish(ctx context.Context, j job, done firerunner.GuestReport)
 		state["state"], state["failure_reason"] = "failed", done.Failure
 	}
 	body, _ := json.Marshal(state)
-	status, err = r.call(ctx, http.MethodPut, path, "JOB-TOKEN", j.Token, "application/json", body, nil)
-	if err == nil && status != http.StatusOK && status != http.StatusAccepted {
-		err = fmt.Errorf("status %d", status)
-	}
+	err = r.tell(ctx, func() (int, error) {
+		return r.call(ctx, http.MethodPut, path, "JOB-TOKEN", j.Token, "application/json", body, nil)
+	})
 	if err != nil {
 		return fmt.Errorf("telling the result: %w", err)
 	}
 	return nil
+}
+
+// tell makes a call until GitLab has understood it or refuses it.
+func (r *runner) tell(ctx context.Context, call func() (int, error)) error {
+	for {
+		status, err := call()
+		switch {
+		case err == nil && (status == http.StatusOK || status == http.StatusAccepted):
+			return nil
+		case err == nil:
+			err = fmt.Errorf("status %d", status)
+		}
+		if r.Again == 0 || ctx.Err() != nil || status != 0 && status < http.StatusInternalServerError {
+			return err
+		}
+		select {
+		case <-time.After(r.Again):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (r *runner) patch(ctx context.Context, path, token string, log []byte) (int, error) {
@@ -194,7 +259,7 @@ func (r *runner) call(ctx context.Context, method, path, header, token, kind str
 
 func (r *runner) send(req *http.Request, into any) (int, error) {
 	req.Header.Set("User-Agent", "gitlab-runner fake (firerunner)")
-	res, err := r.client.Do(req)
+	res, err := r.Client.Do(req)
 	if err != nil {
 		return 0, err
 	}

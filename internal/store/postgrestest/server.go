@@ -50,6 +50,9 @@ func Start(t testing.TB, options Options) *Server {
 	return s
 }
 
+// Run starts a server for a program that is no test: it ends with Stop, and with the process.
+func Run(options Options) (*Server, error) { return start(options) }
+
 // URL is the way to a database over the server's socket, which asks for no password.
 func (s *Server) URL(database string) string {
 	q := url.Values{"host": {s.dir}, "port": {strconv.Itoa(s.port)}}
