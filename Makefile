@@ -105,6 +105,10 @@ bench: image ## Measure what docs/PERFORMANCE.md quotes (some minutes; on an oth
 sim: ## Live through SEEDS courses of events in which everything goes wrong, from FROM on; one seed: its timeline
 	go test ./internal/sim -run '^(TestSeeds$(if $(filter 1,$(SEEDS)),,|TestFiveHundredJobs))$$' -count=1 -timeout 24h -v -seeds $(SEEDS) -from $(FROM) -lanes $$(nproc)
 
+.PHONY: chaos
+chaos: image ## Kill controllers and microVMs under jobs, real processes all, for SEEDS seeds (3) from FROM on
+	go run ./test/chaos -seed $(FROM) -seeds $(if $(filter command\ line environment,$(origin SEEDS)),$(SEEDS),3) $(CHAOS)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME
 	@tools/fuzz.sh $(FUZZTIME)

@@ -57,8 +57,10 @@ func (p *Guests) Play(ctx context.Context, g *flintlocktest.Guest) {
 	defer transport.CloseIdleConnections()
 	runner := p.Runner()
 	runner.Client = &http.Client{Transport: transport, Timeout: time.Minute}
+	fmt.Fprintf(g.Console, "start: GitLab at %s\n", start.Start.GitLabURL)
 	_ = runner.Guest()(ctx, firerunner.MicroVMSpec{ID: m.ID, Start: start.Start}, func(r firerunner.GuestReport) {
 		if r.Kind != firerunner.ReportHello && ctx.Err() == nil { // the caller has said hello; the dead say nothing
+			fmt.Fprintf(g.Console, "%s job=%d failure=%q %s\n", r.Kind, r.JobID, r.Failure, r.Message)
 			caller.Report(guest.FromGuest{
 				Kind: r.Kind, JobID: r.JobID, JobKey: r.JobKey, Success: r.Success, Failure: r.Failure, ExitCode: r.ExitCode, Message: r.Message,
 			})
