@@ -90,7 +90,7 @@ func setUp(ctx context.Context, con *console, job net.Interface, fixed firerunne
 func calling(m guest.Metadata, dismissed func(firerunner.Code)) guest.CallerConfig {
 	return guest.CallerConfig{
 		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint, Others: m.Others,
-		Hello: hello(), Clock: hostClock, Dismissed: dismissed,
+		Hello: hello(), Clock: hostClock, Dismissed: dismissed, Heartbeat: m.Heartbeat,
 	}
 }
 

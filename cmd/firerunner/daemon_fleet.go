@@ -56,7 +56,8 @@ func (d *daemon) fleetDriver(ctx context.Context, controller string) (*flintlock
 		Name: d.cfg.Driver, Namespace: namespaceOf(d.installation, controller), Partition: partitionOf(d.cfg.Config, controller), Hosts: slices.Collect(maps.Values(*d.reached.Load())), Ledger: d.store,
 		GuestURL: d.cfg.Guest.Endpoint(), GuestFingerprint: d.fingerprint, Others: d.otherDoors, Now: d.now,
 		Outside: provisioner(d.log).Outside, AllowTags: false, CallTimeout: d.cfg.Flintlock.ProbeTimeout, ConsoleBytes: d.cfg.VM.ConsoleKiB << 10, Logger: d.log,
-		BreakFor: min(d.cfg.Flintlock.ProbeInterval, longestBreak),
+		HeartbeatTimeout: d.cfg.Guest.SilentAfter,
+		BreakFor:         min(d.cfg.Flintlock.ProbeInterval, longestBreak),
 	})
 }
 

@@ -31,7 +31,7 @@ func Default() Config {
 		},
 		Controller: Controller{LeaseTime: 5 * time.Second},
 		Flintlock:  Flintlock{ProbeInterval: 10 * time.Second, ProbeTimeout: 5 * time.Second, LostAfter: time.Minute},
-		Guest:      Guest{Host: "0.0.0.0", Port: 8443},
+		Guest:      Guest{Host: "0.0.0.0", Port: 8443, SilentAfter: 2 * time.Minute},
 		Scheduler:  Scheduler{QueueSize: 1000, OvercommitCPU: 2, HoldAfter: 5 * time.Minute, GiveUpAfter: 6, GiveUpFor: 15 * time.Minute, MinFreeDiskMiB: 1024},
 		Deadlines:  firerunner.DefaultDeadlines(),
 		Sweep: Sweep{

@@ -79,6 +79,8 @@ type Guest struct {
 	// PublicAddress is the endpoint as guests reach it from their bridge: an address or a name, with a port if it is
 	// another one.
 	PublicAddress string `yaml:"public_address"`
+	// SilentAfter is the silence of a guest after which its microVM counts as dead, and its job as failed.
+	SilentAfter time.Duration `yaml:"silent_after"`
 }
 
 // Endpoint is host:port as guests call it; empty if it is not known.

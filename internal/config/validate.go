@@ -171,6 +171,7 @@ func (k *checker) durations() {
 		{"deadlines.fail_job", d.FailJob, time.Second, time.Hour},
 		{"flintlock.probe_interval", k.Flintlock.ProbeInterval, 100 * time.Millisecond, time.Hour},
 		{"flintlock.probe_timeout", k.Flintlock.ProbeTimeout, 100 * time.Millisecond, time.Hour},
+		{"guest.silent_after", k.Guest.SilentAfter, 4 * time.Second, time.Hour},
 		{"flintlock.lost_after", k.Flintlock.LostAfter, time.Second, day},
 		{"scheduler.hold_after", k.Scheduler.HoldAfter, time.Second, day},
 		{"scheduler.give_up_for", k.Scheduler.GiveUpFor, time.Second, day},

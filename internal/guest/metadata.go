@@ -35,6 +35,8 @@ type Metadata struct {
 	Network firerunner.GuestNetwork
 	// Deadline is when the microVM ends itself, whoever else is dead, to the second. Zero: never.
 	Deadline time.Time
+	// Heartbeat is how often the guest is to give a sign of life, in whole seconds. Zero: as often as it likes.
+	Heartbeat time.Duration
 }
 
 // Door is a guest endpoint: where it is, and how it is known.
@@ -42,6 +44,9 @@ type Door struct {
 	Endpoint    string            // host:port
 	Fingerprint [sha256.Size]byte // of its certificate
 }
+
+// maxHeartbeat is less than a host waits for a line of a guest: EndpointConfig.IdleTimeout.
+const maxHeartbeat = 30 * time.Second
 
 // maxDoors is how many endpoints a guest knows.
 const maxDoors = 16
@@ -60,7 +65,8 @@ type metadataWire struct {
 	Address     string `json:"address,omitempty"` // with prefix length
 	Gateway     string `json:"gateway,omitempty"` // without, or with
 	DNS         string `json:"dns,omitempty"`
-	Deadline    int64  `json:"deadline,omitempty"` // seconds since 1970
+	Deadline    int64  `json:"deadline,omitempty"`  // seconds since 1970
+	Heartbeat   int64  `json:"heartbeat,omitempty"` // seconds
 
 	Others []doorWire `json:"others,omitempty"`
 }
@@ -98,6 +104,10 @@ func DecodeMetadata(text []byte) (Metadata, error) {
 	if w.Deadline < 0 || w.Deadline > math.MaxInt32*4 {
 		return Metadata{}, errors.New("metadata: the deadline is out of range")
 	}
+	if w.Heartbeat < 0 || w.Heartbeat > int64(maxHeartbeat/time.Second) {
+		return Metadata{}, errors.New("metadata: the heartbeat is out of range")
+	}
+	m.Heartbeat = time.Duration(w.Heartbeat) * time.Second
 	if w.Deadline > 0 {
 		m.Deadline = time.Unix(w.Deadline, 0)
 	}
@@ -162,7 +172,7 @@ func EncodeMetadata(m Metadata) ([]byte, error) {
 	text, err := json.Marshal(metadataWire{
 		V: version, ID: m.ID, Others: others, Endpoint: m.Endpoint, Fingerprint: fmt.Sprintf("%s%x", fingerprintHead, m.Fingerprint),
 		Token: m.Token.Reveal(), Address: m.Network.Address, Gateway: m.Network.Gateway, DNS: m.Network.DNS,
-		Deadline: deadline,
+		Deadline: deadline, Heartbeat: int64(m.Heartbeat / time.Second),
 	})
 	if err == nil {
 		_, err = DecodeMetadata(text)

@@ -36,6 +36,21 @@ func TestMetadataOK(t *testing.T) {
 	require.Equal(t, "10.0.0.1", got.Network.Gateway, "as Flintlock writes it")
 }
 
+// TestMetadataHeartbeat: a guest is told how often to give a sign of life, and not something at which it would be hung up on.
+func TestMetadataHeartbeat(t *testing.T) {
+	m := Metadata{ID: "vm-1", Endpoint: "192.0.2.1:8443", Token: "t", Heartbeat: 2 * time.Second}
+	text, err := EncodeMetadata(m)
+	require.NoError(t, err)
+	back, err := DecodeMetadata(text)
+	require.NoError(t, err)
+	require.Equal(t, m, back)
+	for _, wrong := range []time.Duration{-time.Second, time.Minute} {
+		m.Heartbeat = wrong
+		_, err = EncodeMetadata(m)
+		require.Error(t, err, "%s", wrong)
+	}
+}
+
 func TestMetadataErrInvalid(t *testing.T) {
 	text, err := EncodeMetadata(testMetadata())
 	require.NoError(t, err)

@@ -15,7 +15,7 @@ import (
 const promptly = 10 * time.Second
 
 // saidIn finds what a job wrote about where it is.
-var saidIn = regexp.MustCompile(regexp.QuoteMeta(said) + `(\S+)`)
+var saidIn = regexp.MustCompile(regexp.QuoteMeta(said) + `(fr-\S+)`)
 
 // record is what is known of a job from all sides once everything is over.
 type record struct {

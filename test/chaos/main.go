@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string) (ok bool, err error) {
 	flags.IntVar(&whole.VMKills, "vm-kills", whole.VMKills, "kills of microVMs")
 	flags.IntVar(&whole.RealVMKills, "real-vm-kills", whole.RealVMKills, "of these, of real ones")
 	flags.StringVar(&whole.Program, "program", "bin/firerunner", "the `file` to run")
-	flags.StringVar(&whole.ImageDir, "images", os.Getenv("FIRERUNNER_IMAGE_DIR"), "`folder` with the image of real microVMs")
+	flags.StringVar(&whole.ImageDir, "images", imageDir(), "`folder` with the image of real microVMs")
 	flags.DurationVar(&whole.Patience, "patience", whole.Patience, "wait so long for quiet after the last kill")
 	flags.StringVar(&whole.Accel, "accel", whole.Accel, "auto, kvm or tcg")
 	if err := flags.Parse(args); err != nil {
@@ -74,4 +74,15 @@ func run(ctx context.Context, args []string) (ok bool, err error) {
 		}
 	}
 	return ok, nil
+}
+
+// imageDir is where the Makefile has the images.
+func imageDir() string {
+	if dir := os.Getenv("FIRERUNNER_IMAGE_DIR"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/cache/firerunner/images"
+	}
+	return filepath.Join(os.Getenv("HOME"), ".cache/firerunner/images")
 }

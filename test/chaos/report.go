@@ -32,7 +32,8 @@ type Report struct {
 	Reordered int   `json:"webhooks_reordered"`
 	Errors    int   `json:"gitlab_errors"` // 5xx
 
-	NextJob     Times    `json:"next_job"`       // from a kill until a job starts anywhere that waited for it
+	NextJob     Times    `json:"next_job"`       // from a kill until a job starts on that database that waited for it
+	NextReal    Times    `json:"next_real_job"`  // the same with real microVMs, which boot meanwhile
 	Serves      Times    `json:"serves"`         // from its start after a kill until a controller answers
 	ServesAgain Times    `json:"serves_again"`   // from the kill on: how long it was left dead counts, too
 	Told        Times    `json:"told"`           // from the kill of a microVM until GitLab knew
@@ -132,7 +133,7 @@ func (w *world) report() Report {
 
 // recoveries is how soon all went on after each kill.
 func (r *Report) recoveries(w *world, jobs []gitlabtest.Job) {
-	var next, serves, again []time.Duration
+	var next, real, serves, again []time.Duration
 	for _, k := range w.kills {
 		if !k.Served.IsZero() {
 			serves, again = append(serves, k.Served.Sub(k.Started)), append(again, k.Served.Sub(k.At))
@@ -158,9 +159,13 @@ func (r *Report) recoveries(w *world, jobs []gitlabtest.Job) {
 		if waits.Before(k.At) {
 			waits = k.At
 		}
-		next = append(next, started.Sub(waits))
+		if k.site.real {
+			real = append(real, started.Sub(waits))
+		} else {
+			next = append(next, started.Sub(waits))
+		}
 	}
-	r.NextJob, r.Serves, r.ServesAgain = times(next), times(serves), times(again)
+	r.NextJob, r.NextReal, r.Serves, r.ServesAgain = times(next), times(real), times(serves), times(again)
 }
 
 func (s *site) has(project int64) bool {
@@ -189,6 +194,7 @@ func (r Report) String() string {
 	line("webhooks", "%d: %d lost, %d doubled, %d out of order", r.Hooks, r.HooksLost, r.Doubled, r.Reordered)
 	line("GitLab answered with 5xx", "%d times", r.Errors)
 	line("kill → next job starts", "%s", r.NextJob)
+	line("  in a real microVM", "%s", r.NextReal)
 	line("kill → it serves again", "%s", r.ServesAgain)
 	line("  of this, its start", "%s", r.Serves)
 	line("microVM killed → told", "%s", r.Told)

@@ -143,7 +143,8 @@ func (c *cast) play(ctx context.Context, g *flintlocktest.Guest) {
 	routes := c.doors()
 	routes[strings.TrimPrefix(guestGitLab, "http://")+":80"] = c.gitlab
 	guests := scripted.Guests{
-		Dial: c.dial(routes), Refused: func(string) { c.refused.Add(1) },
+		Heartbeat: 200 * time.Millisecond,
+		Dial:      c.dial(routes), Refused: func(string) { c.refused.Add(1) },
 		Runner: func() fake.Runner {
 			takes := time.Duration(c.jobTime.Load())
 			return fake.Runner{Poll: 50 * time.Millisecond, Work: func(fake.Task) fake.Work { return fake.Work{Time: takes} }}

@@ -3,6 +3,7 @@
 package scripted
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -23,7 +24,7 @@ type Guests struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Refused is told of each guest that the guest endpoint turned away for good; may be nil.
 	Refused func(vm string)
-	// Heartbeat is how often a guest gives a sign of life; 0 = 200 ms.
+	// Heartbeat is how often a guest gives a sign of life; 0 = as often as it is told, as a real one.
 	Heartbeat time.Duration
 }
 
@@ -35,10 +36,7 @@ func (p *Guests) Play(ctx context.Context, g *flintlocktest.Guest) {
 		fmt.Fprintln(g.Console, err)
 		return
 	}
-	heartbeat := p.Heartbeat
-	if heartbeat == 0 {
-		heartbeat = 200 * time.Millisecond
-	}
+	heartbeat := cmp.Or(p.Heartbeat, m.Heartbeat)
 	caller := guest.Call(guest.CallerConfig{
 		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint, Others: m.Others, DialContext: p.Dial,
 		Hello:     guest.FromGuest{Agent: "played", Kernel: "6.1"},

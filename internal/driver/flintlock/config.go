@@ -44,7 +44,7 @@ type Config struct {
 
 	CallTimeout      time.Duration // of one call to a host; 0 = 10 s
 	DestroyTimeout   time.Duration // until Destroy gives up waiting for a host; 0 = 45 s
-	HeartbeatTimeout time.Duration // silence of an admitted guest until it counts as dead; 0 = 2 min
+	HeartbeatTimeout time.Duration // silence of an admitted guest until it counts as dead; 0 = 2 min. A quarter of it is what guests are told as their heartbeat
 	OrderTimeout     time.Duration // until a guest that was admitted must have called again for an order; 0 = 5 s
 	LookEvery        time.Duration // between two looks at what a host has of ours; 0 = 10 s
 	BusyEvery        time.Duration // the same while something is being made or removed there; 0 = 1 s

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/proto/flintlock/types"
@@ -36,7 +37,8 @@ type guestStory struct {
 	Address     string `json:"address,omitempty"`
 	Gateway     string `json:"gateway,omitempty"`
 	DNS         string `json:"dns,omitempty"`
-	Deadline    int64  `json:"deadline,omitempty"` // seconds since 1970; the agent turns its microVM off then
+	Deadline    int64  `json:"deadline,omitempty"`  // seconds since 1970; the agent turns its microVM off then
+	Heartbeat   int64  `json:"heartbeat,omitempty"` // seconds
 	Others      []Door `json:"others,omitempty"`
 }
 
@@ -50,7 +52,7 @@ func (c Config) guestMetadata(h Host, spec firerunner.MicroVMSpec, token firerun
 	story, err := json.Marshal(guestStory{
 		V: 1, ID: spec.ID, Endpoint: or(h.GuestURL, c.GuestURL), Fingerprint: c.GuestFingerprint, Token: token.Reveal(),
 		Address: spec.Address.Address, Gateway: plainAddress(spec.Address.Gateway), DNS: spec.Address.DNS,
-		Deadline: spec.Deadline.Unix(), Others: others[:min(len(others), mostOthers)],
+		Deadline: spec.Deadline.Unix(), Heartbeat: int64(c.heartbeat() / time.Second), Others: others[:min(len(others), mostOthers)],
 	})
 	if err != nil {
 		return nil, firerunner.Errorf(firerunner.Internal, "the guest's metadata: %w", err)
@@ -60,6 +62,11 @@ func (c Config) guestMetadata(h Host, spec firerunner.MicroVMSpec, token firerun
 		values[key] = base64.StdEncoding.EncodeToString([]byte(value))
 	}
 	return values, nil
+}
+
+// heartbeat is how often a guest is to give a sign of life: three may be lost before it counts as dead.
+func (c Config) heartbeat() time.Duration {
+	return max(time.Second, min(c.HeartbeatTimeout/4, 15*time.Second))
 }
 
 // cloudMetaData says who the microVM is. flintlockd adds instance_id where there is none; cloud-init reads instance-id.

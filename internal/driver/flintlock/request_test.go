@@ -44,7 +44,7 @@ func TestRequest(t *testing.T) {
 
 	story := regexp.MustCompile(`,"deadline":\d{10}\b`).ReplaceAllString(decoded(t, spec, firerunnerKey), "")
 	require.JSONEq(t, `{"v":1,"id":"0123456789abcdef","endpoint":"192.0.2.1:7443","fingerprint":"sha256:`+digest[8:]+`",
-		"token":"one-time","address":"10.42.0.7/24","gateway":"10.42.0.1","dns":"10.42.0.2"}`, story)
+		"token":"one-time","address":"10.42.0.7/24","gateway":"10.42.0.1","dns":"10.42.0.2","heartbeat":1}`, story)
 	require.NotEqual(t, story, decoded(t, spec, firerunnerKey), "the deadline is there")
 	var meta map[string]string
 	require.NoError(t, yaml.Unmarshal([]byte(decoded(t, spec, metaDataKey)), &meta))
