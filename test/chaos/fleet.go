@@ -53,7 +53,7 @@ func (f *fleet) config(guests int) string {
 	digest := "@sha256:" + strings.Repeat("0123456789abcdef", 4)
 	var b strings.Builder
 	fmt.Fprintf(&b, `driver: flintlock
-guest: {host: 127.0.0.1, port: %d, public_address: "127.0.0.1:%d", silent_after: 6s}
+guest: {host: 127.0.0.1, port: %d, public_address: "127.0.0.1:%d", silent_after: 4s}
 flintlock:
   token_file: hosts-token
   tls: {insecure: true}

@@ -14,6 +14,9 @@ type Options struct {
 	Kills       int // kill -9 of controllers
 	VMKills     int // of microVMs that run a job
 
+	// Calm has microVMs killed once the controllers are left alone: who tells GitLab is not killed meanwhile.
+	Calm bool
+
 	RealJobs    int // for one more controller, on SQLite, whose microVMs are real; 0: there is none
 	RealVMKills int // among VMKills
 
@@ -36,7 +39,7 @@ func Whole(seed uint64) Options {
 
 // Short is what `go test` runs: the same on scripted guests alone.
 func Short(seed uint64) Options {
-	return Options{Seed: seed, Controllers: 2, Jobs: 40, Kills: 5, VMKills: 3, Patience: time.Minute}
+	return Options{Seed: seed, Controllers: 2, Jobs: 40, Kills: 5, VMKills: 3, Calm: true, Patience: time.Minute}
 }
 
 // command is how to run it again.

@@ -114,7 +114,7 @@ func (w *world) fleetSite() (*site, error) {
 		if err := os.WriteFile(filepath.Join(c.dir, "database"), []byte(url), 0o600); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("database_file: database\ncontroller: {name: %s}\nvm: {max_vcpu: 4, max_memory_mb: 4096}\n", c.name) + w.fleet.config(port), nil
+		return fmt.Sprintf("database_file: database\ncontroller: {name: %s, lease_time: 3s}\nvm: {max_vcpu: 4, max_memory_mb: 4096}\n", c.name) + w.fleet.config(port), nil
 	})
 	if err != nil {
 		return nil, err

@@ -80,11 +80,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// feed pushes the waves of a site, so that there is work for every kill: the nth part of them once the nth part of the
-// controllers was killed.
+// feed pushes the waves of a site, so that there is work for every kill: the nth part of them once the nth part of all
+// kills is done, or nothing is left to do.
 func (w *world) feed(ctx context.Context, s *site, waves []wave) {
 	for i, v := range waves {
-		for w.killed.Load()*int64(len(waves)) < int64(i*w.Kills) {
+		for w.done()*len(waves) < i*(w.Kills+w.VMKills) && !w.idle(s) {
 			if !sleep(ctx, 20*time.Millisecond) {
 				return
 			}
@@ -106,6 +106,13 @@ func (w *world) feed(ctx context.Context, s *site, waves []wave) {
 	}
 }
 
+// done is how many kills are.
+func (w *world) done() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return int(w.killed.Load()) + len(w.vmKills)
+}
+
 // longDeath is every so manieth kill after which a controller stays dead until the others have taken its lease.
 const longDeath = 7
 
@@ -113,7 +120,10 @@ const longDeath = 7
 func (w *world) killControllers(ctx context.Context) {
 	chance := w.chance(drawKills)
 	var starting sync.WaitGroup
-	defer starting.Wait()
+	defer func() {
+		starting.Wait()
+		w.calm.Store(true)
+	}()
 	for n := range w.Kills {
 		if !sleep(ctx, time.Duration(300+chance.IntN(3000))*time.Millisecond) {
 			return
@@ -215,7 +225,7 @@ func (w *world) killVMs(ctx context.Context, s *site, kills int, chance *rand.Ra
 		if !sleep(ctx, time.Duration(50+chance.IntN(150))*time.Millisecond) {
 			return
 		}
-		if w.killed.Load()*int64(kills) < int64(n*w.Kills) {
+		if w.killed.Load()*int64(kills) < int64(n*w.Kills) || w.Calm && !w.calm.Load() {
 			continue
 		}
 		candidates := w.candidates(s)

@@ -43,6 +43,7 @@ type world struct {
 	events  map[string][]firerunner.Event // by site
 
 	killed atomic.Int64 // controllers so far
+	calm   atomic.Bool  // controllers are left alone from now on
 	fed    atomic.Bool  // every job is in GitLab
 }
 
