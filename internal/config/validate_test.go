@@ -48,6 +48,7 @@ func TestValidateErr(t *testing.T) {
 		change  func(*Config)
 		problem string
 	}{
+		"silence":         {func(c *Config) { c.Guest.SilentAfter = time.Second }, "guest.silent_after: 1s is not between 4s and 1h"},
 		"port":            {func(c *Config) { c.Server.Port = 65536 }, "server.port: 65536 is not a port"},
 		"one port":        {func(c *Config) { c.Server.MetricsPort = 8080 }, "server.metrics_port: is the same as server.port"},
 		"host":            {func(c *Config) { c.Server.Host = "example.com" }, `server.host: "example.com" is not an address`},

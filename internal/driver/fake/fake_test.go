@@ -291,3 +291,43 @@ func followAll(t *testing.T, d firerunner.Driver) (reports []firerunner.GuestRep
 	}))
 	return reports
 }
+
+// TestRunnerAgain: a guest tells its log and its result again for as long as GitLab does not understand, and once it is
+// refused no more.
+func TestRunnerAgain(t *testing.T) {
+	for _, refusal := range []int{http.StatusBadGateway, http.StatusForbidden} {
+		g := &gitlab{answers: []int{201}}
+		troubles := 2 // of each call for the job
+		left := map[string]int{"/api/v4/jobs/7/trace": troubles, "/api/v4/jobs/7": troubles}
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if left[r.URL.Path] > 0 {
+				left[r.URL.Path]--
+				w.WriteHeader(refusal)
+				return
+			}
+			g.ServeHTTP(w, r)
+		}))
+		runner := fake.Runner{Client: server.Client(), Poll: 10 * time.Millisecond, Again: time.Millisecond, Work: func(task fake.Task) fake.Work {
+			require.Equal(t, fake.Task{VM: "r1", Job: 7}, task)
+			return fake.Work{Failure: "script_failure", Log: "it went wrong\n"}
+		}}
+		d := fake.New(fake.Config{Guest: runner.Guest()})
+		spec := newSpec("r1")
+		spec.Start.GitLabURL = server.URL
+		_, err := d.Create(t.Context(), spec)
+		require.NoError(t, err)
+		reports := follow(t, d, "r1")
+		if refusal == http.StatusForbidden {
+			require.Equal(t, troubles-1, left["/api/v4/jobs/7/trace"], "told once")
+			require.Nil(t, g.result)
+		} else {
+			require.Equal(t, "it went wrong\n", g.log)
+			require.Equal(t, "failed", g.result["state"])
+			require.Equal(t, "script_failure", g.result["failure_reason"])
+			require.Equal(t, "script_failure", reports[3].Failure)
+		}
+		require.NoError(t, d.Close())
+		server.Client().CloseIdleConnections()
+		server.Close()
+	}
+}
