@@ -32,8 +32,8 @@ type Options struct {
 // Whole is what `make chaos` runs.
 func Whole(seed uint64) Options {
 	return Options{
-		Seed: seed, Controllers: 2, Jobs: 190, Kills: 20, VMKills: 10, RealJobs: 10, RealVMKills: 2,
-		Patience: 3 * time.Minute, Accel: "auto",
+		Seed: seed, Controllers: 2, Jobs: 194, Kills: 20, VMKills: 10, RealJobs: 6, RealVMKills: 2,
+		Patience: 5 * time.Minute, Accel: "auto",
 	}
 }
 
