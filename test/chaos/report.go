@@ -45,8 +45,10 @@ type Report struct {
 
 // Times is how long something took, in seconds.
 type Times struct {
-	Count         int     `json:"count"`
-	P50, P99, Max float64 //nolint:tagliatelle // figures are named so everywhere
+	Count int     `json:"count"`
+	P50   float64 `json:"p50"`
+	P99   float64 `json:"p99"`
+	Max   float64 `json:"max"`
 }
 
 func times(all []time.Duration) (t Times) {
