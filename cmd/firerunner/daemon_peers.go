@@ -214,11 +214,13 @@ func controllerNameOf(cfg *config.Config) string {
 
 // partitionOf is a controller's part of the ledger, and namespaceOf its microVMs on hosts. They are apart, so that no
 // controller sees those of another as left behind.
-func partitionOf(cfg *config.Config, controller string) string {
+func partitionOf(cfg *config.Config, controller string) string { return partitionOfDriver(cfg.Driver, controller) }
+
+func partitionOfDriver(driver, controller string) string {
 	if controller == "" {
-		return cfg.Driver
+		return driver
 	}
-	return cfg.Driver + "@" + controller
+	return driver + "@" + controller
 }
 
 func namespaceOf(installation, controller string) string {

@@ -123,6 +123,10 @@ func (a *app) withStore(ctx context.Context, do func(ctx context.Context, store 
 }
 
 func (a *app) withConfigAndStore(ctx context.Context, do func(ctx context.Context, cfg *config.Config, store firerunner.Store) error) error {
+	return a.withDatabase(ctx, func(ctx context.Context, cfg *config.Config, store *openedStore) error { return do(ctx, cfg, store) })
+}
+
+func (a *app) withDatabase(ctx context.Context, do func(ctx context.Context, cfg *config.Config, store *openedStore) error) error {
 	cfg, err := a.load(true)
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ func commands() []func(*app) *cobra.Command {
 		newDrainCommand,
 		newAcceptCommand,
 		newHostsCommand,
+		newControllersCommand,
 		newHooksCommand,
 		newReapCommand,
 		newDBCommand,

@@ -22,14 +22,14 @@ func TestSiteClock(t *testing.T) {
 			c.heard(site, asked, time.Now())
 		}
 		ask(0, 0)
-		require.Zero(t, c.now().Sub(time.Now())-off)
+		require.Zero(t, time.Until(c.now())-off)
 		ask(0, 10*time.Second)
 		ask(10*time.Second, 0)
-		require.Zero(t, c.now().Sub(time.Now())-off, "a slow answer moves nothing")
+		require.Zero(t, time.Until(c.now())-off, "a slow answer moves nothing")
 		time.Sleep(time.Hour)
-		require.Zero(t, c.now().Sub(time.Now())-off, "it goes on in between")
+		require.Zero(t, time.Until(c.now())-off, "it goes on in between")
 		off = -time.Minute
 		ask(time.Millisecond, time.Millisecond)
-		require.LessOrEqual(t, (c.now().Sub(time.Now()) - off).Abs(), 2*time.Millisecond, "the database's clock was set")
+		require.LessOrEqual(t, (time.Until(c.now()) - off).Abs(), 2*time.Millisecond, "the database's clock was set")
 	})
 }

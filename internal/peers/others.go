@@ -142,7 +142,7 @@ func (k *Keeper) take(ctx context.Context, name string, able bool) error {
 		return nil
 	}
 	began := time.Now()
-	l, ok, err := k.Leases.Acquire(ctx, firerunner.LeaseOf(name), k.Holder, k.TTL)
+	l, ok, err := k.Leases.Acquire(ctx, firerunner.LeaseOf(name), StandIn(k.Holder), k.TTL)
 	if err != nil || !ok { // somebody was faster, or it is back
 		return err
 	}

@@ -6,14 +6,18 @@ import (
 	"time"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/peers"
 )
 
 // What must hold where several controllers share a database.
 
 // has reports whether a process has the lease of a controller now, by the database's clock.
 func (d *daemon) has(controller string) bool {
-	l := d.w.store.shared.leases[firerunner.LeaseOf(controller)]
-	return l.Holder == "holder "+d.name && l.Until.After(time.Now())
+	l, holder := d.w.store.shared.leases[firerunner.LeaseOf(controller)], "holder "+d.name
+	if controller != d.name {
+		holder = peers.StandIn(holder)
+	}
+	return l.Holder == holder && l.Until.After(time.Now())
 }
 
 // leads reports whether a process has the site's lease now: who leads gives up the runners of those that are away.
