@@ -53,7 +53,7 @@ func (d *daemon) openPeers(ctx context.Context) error {
 			return d.cfg.Driver == config.DriverFlintlock && (c.Driver == d.cfg.Driver || c.Driver == "") // unregistered: its name says all
 		},
 		StandIn: d.standIn, GiveBack: d.giveBack,
-		Lost: func(err error) { d.failed <- err },
+		Lost: func(err error) { d.failed <- err }, Observe: d.metrics.LeaseRenewal,
 	})
 	if err != nil {
 		return err
@@ -214,7 +214,9 @@ func controllerNameOf(cfg *config.Config) string {
 
 // partitionOf is a controller's part of the ledger, and namespaceOf its microVMs on hosts. They are apart, so that no
 // controller sees those of another as left behind.
-func partitionOf(cfg *config.Config, controller string) string { return partitionOfDriver(cfg.Driver, controller) }
+func partitionOf(cfg *config.Config, controller string) string {
+	return partitionOfDriver(cfg.Driver, controller)
+}
 
 func partitionOfDriver(driver, controller string) string {
 	if controller == "" {

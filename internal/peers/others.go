@@ -23,7 +23,7 @@ func (k *Keeper) keepStanding(ctx context.Context) error {
 		}
 		began := time.Now()
 		renewing, cancel := context.WithTimeout(ctx, k.TTL)
-		l, err := k.Leases.Renew(renewing, g.Lease, k.TTL)
+		l, err := k.renewLease(renewing, g.Lease)
 		cancel()
 		if err != nil && firerunner.CodeOf(err) != firerunner.Conflict {
 			errs = append(errs, err)

@@ -40,6 +40,9 @@ type Config struct {
 	Bury func(ctx context.Context, controller string) error
 	// Lost is told once that our own lease is another's: this process must end.
 	Lost func(error)
+	// Observe is told what came of each renewal of a lease: ok; failed, when the database did not answer in time; lost, when
+	// the lease was over. nil: nobody is.
+	Observe func(result string)
 
 	TTL    time.Duration // of a lease; default 5 s
 	Every  time.Duration // how often it is renewed and the others are looked at; default a fifth of TTL
@@ -194,13 +197,29 @@ func (k *Keeper) look(ctx context.Context) error {
 	return errors.Join(k.giveBack(ctx), k.relieve(ctx))
 }
 
+// renewLease is Renew, and says what came of it.
+func (k *Keeper) renewLease(ctx context.Context, l firerunner.Lease) (firerunner.Lease, error) {
+	next, err := k.Leases.Renew(ctx, l, k.TTL)
+	result := "ok"
+	switch {
+	case firerunner.CodeOf(err) == firerunner.Conflict:
+		result = "lost"
+	case err != nil:
+		result = "failed"
+	}
+	if k.Observe != nil && !errors.Is(ctx.Err(), context.Canceled) { // otherwise we end
+		k.Observe(result)
+	}
+	return next, err
+}
+
 // renew makes a lease last from now on, or takes it again where nobody has taken it meanwhile.
 func (k *Keeper) renew(ctx context.Context, g grip, name string) (grip, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, k.TTL)
 	defer cancel()
 	began := time.Now()
 	if g.Epoch != 0 {
-		l, err := k.Leases.Renew(ctx, g.Lease, k.TTL)
+		l, err := k.renewLease(ctx, g.Lease)
 		switch {
 		case err == nil:
 			k.told(l, began)
@@ -213,6 +232,7 @@ func (k *Keeper) renew(ctx context.Context, g grip, name string) (grip, bool, er
 	if err != nil || !ok {
 		return g, false, err
 	}
+	k.told(l, began)
 	return grip{Lease: l, sure: began.Add(k.TTL)}, true, nil
 }
 

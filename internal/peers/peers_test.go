@@ -3,6 +3,7 @@ package peers_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -31,11 +32,12 @@ type process struct {
 	bearers            []string        // controllers of which live runners are left
 	left               map[string]bool // those of which anything is left
 	lost               []error
+	renewals           map[string]int
 	failIn, failGiving error
 }
 
 func newProcess(t *testing.T, d *database) *process {
-	p := &process{T: t, left: map[string]bool{}}
+	p := &process{T: t, left: map[string]bool{}, renewals: map[string]int{}}
 	p.line.database = d
 	return p
 }
@@ -82,6 +84,7 @@ func (p *process) config(name, holder string) peers.Config {
 		GiveBack:   func(_ context.Context, name string) error { return p.note("give back "+name, &p.failGiving) },
 		Bury:       func(_ context.Context, name string) error { return p.note("bury "+name, new(error)) },
 		Lost:       func(err error) { p.set(func() { p.lost = append(p.lost, err) }) },
+		Observe:    func(result string) { p.set(func() { p.renewals[result]++ }) },
 	}
 }
 
@@ -158,6 +161,38 @@ func TestLeaderCutOff(t *testing.T) {
 		wait(time.Minute)
 		require.Len(t, a.lost, 1, "once")
 		require.Empty(t, a.done())
+	})
+}
+
+// TestRenewalsAreObserved: what came of each, of all leases; that a Keeper ends is no failure.
+func TestRenewalsAreObserved(t *testing.T) {
+	bubble(t, func(t *testing.T, d *database) {
+		a := join(t, d, "a")
+		count := func() (counted map[string]int) {
+			a.set(func() { counted = maps.Clone(a.renewals) })
+			return counted
+		}
+		wait(ttl)
+		ok := count()["ok"]
+		require.Equal(t, map[string]int{"ok": ok}, count())
+		require.InDelta(t, 2*ttl/a.Every, ok, 2, "its own, and the site's")
+		a.set(func() { a.left["b"] = true })
+		over(t, d, firerunner.Controller{Name: "b", Driver: "fleet"})
+		wait(2 * ttl)
+		require.InDelta(t, ok+5*int(ttl/a.Every), count()["ok"], 6, "and that of the one for which it stands in")
+
+		a.line.cut.Store(true)
+		wait(ttl / 2)
+		require.Positive(t, count()["failed"])
+		require.Zero(t, count()["lost"])
+		c := join(t, d, "c")
+		c.set(func() { c.left["a"] = true })
+		wait(2 * ttl)
+		require.True(t, c.Holds("a"), "it is away")
+		a.line.cut.Store(false)
+		wait(ttl)
+		require.Len(t, a.lost, 1)
+		require.Positive(t, count()["lost"])
 	})
 }
 

@@ -19,8 +19,23 @@ func (m *Metrics) Controller(leads func() bool, standingIn func() int) {
 			Name: "firerunner_standing_in",
 			Help: "Controllers that are away and for which this one stands in. Start them again, or let their last runners end.",
 		}, func() float64 { return float64(standingIn()) }),
-		m.late,
+		m.late, m.renewals,
 	)
+}
+
+// LeaseRenewal counts a renewal of a lease and what came of it: ok, failed or lost.
+func (m *Metrics) LeaseRenewal(result string) { m.renewals.WithLabelValues(result).Inc() }
+
+// newRenewals has all results from the start, so that a rate of failures is 0 and not missing.
+func newRenewals() *prometheus.CounterVec {
+	renewals := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "firerunner_lease_renewals_total",
+		Help: "Renewals of this controller's leases: ok, failed (the database did not answer in time) or lost (the lease was over).",
+	}, []string{"result"})
+	for _, result := range []string{"ok", "failed", "lost"} {
+		renewals.WithLabelValues(result)
+	}
+	return renewals
 }
 
 // LateWrite counts a write that was refused because the lease was over.

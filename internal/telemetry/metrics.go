@@ -48,6 +48,7 @@ type Metrics struct {
 	calls    *prometheus.CounterVec
 	callTime *prometheus.HistogramVec
 	late     prometheus.Counter
+	renewals *prometheus.CounterVec
 }
 
 // other is the label for a word that is not known here; it keeps the number of series bounded whatever others say.
@@ -103,7 +104,7 @@ func New(cfg Config) *Metrics {
 			Help: "How long GitLab's API took to begin its answer. It is part of the time between a push and its job.",
 		}, []string{"op"}),
 	}
-	m.late = newLateWrites()
+	m.late, m.renewals = newLateWrites(), newRenewals()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "firerunner_build_info", Help: "Always 1; its labels say which FireRunner runs, and what built it.",
 		ConstLabels: prometheus.Labels{"version": cfg.Version, "go": runtime.Version()},
