@@ -68,9 +68,12 @@ func (d *daemon) openPeers(ctx context.Context) error {
 	return nil
 }
 
+// controllerMark is the file in the state folder that has the mark of the controller that uses it.
+const controllerMark = "controller"
+
 // holderOf is this process's mark: that of the state folder, which one process at a time has.
 func holderOf(stateDir string) (holder string, release func(), err error) {
-	path := filepath.Join(stateDir, "controller")
+	path := filepath.Join(stateDir, controllerMark)
 	if release, err = sqlite.Hold(path); err != nil {
 		return "", nil, err
 	}

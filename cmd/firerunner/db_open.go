@@ -54,6 +54,7 @@ type condition struct {
 	Newest  int64  `json:"schema_of_program"`
 	owner   bool
 	standby bool
+	ahead   time.Duration // how far this machine's clock is before the database's
 }
 
 func (d database) inspect(ctx context.Context) (condition, error) {
@@ -66,7 +67,7 @@ func (d database) inspect(ctx context.Context) (condition, error) {
 	seen, err := postgres.Inspect(ctx, postgres.Config{URL: d.url, Logger: d.log})
 	return condition{
 		Engine: "postgres", Place: d.place(), Server: seen.Server, Version: seen.Version, Newest: seen.Newest,
-		owner: seen.Owner, standby: seen.Standby,
+		owner: seen.Owner, standby: seen.Standby, ahead: seen.Ahead,
 	}, err
 }
 

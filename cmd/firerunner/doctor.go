@@ -59,6 +59,7 @@ func (e *examination) checks() []check {
 		{"cpu and memory", 10 * time.Second, e.memory},
 		{"disk", 10 * time.Second, e.disk},
 		{"database", 30 * time.Second, e.database},
+		{"controllers", 30 * time.Second, e.controllers},
 		{"hosts", 10*time.Minute + e.resync, e.fleet},
 		{"gitlab", time.Minute, e.gitlab},
 		{"clock", 30 * time.Second, e.clock},

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5/stdlib"
 
@@ -10,11 +11,12 @@ import (
 
 // Condition is what is seen of a database without changing it.
 type Condition struct {
-	Server  string // the server's version, such as 15.18 (Debian ...)
-	Version int64  // of our tables; 0: there are none
-	Newest  int64  // the version that this program makes
-	Owner   bool   // the user may make and change tables
-	Standby bool   // the server takes no writes
+	Server  string        // the server's version, such as 15.18 (Debian ...)
+	Version int64         // of our tables; 0: there are none
+	Newest  int64         // the version that this program makes
+	Owner   bool          // the user may make and change tables
+	Standby bool          // the server takes no writes
+	Ahead   time.Duration // how far this machine's clock is before the server's; 0 where the answer's own time may be all of it
 }
 
 // Inspect connects and looks; it makes no tables. It fails as Open does where the server does not let us in, does not answer
@@ -27,11 +29,15 @@ func Inspect(ctx context.Context, config Config) (seen Condition, err error) {
 	}
 	defer pool.Close()
 	var tables bool
+	var micros int64
+	asked := time.Now()
 	if err := pool.QueryRow(ctx, `select current_setting('server_version'), pg_is_in_recovery(),
-		has_schema_privilege(current_schema(), 'CREATE'), to_regclass('goose_db_version') is not null`).
-		Scan(&seen.Server, &seen.Standby, &seen.Owner, &tables); err != nil {
+		has_schema_privilege(current_schema(), 'CREATE'), to_regclass('goose_db_version') is not null,
+		(extract(epoch from clock_timestamp()) * 1000000)::bigint`).
+		Scan(&seen.Server, &seen.Standby, &seen.Owner, &tables, &micros); err != nil {
 		return seen, wrap(err, "look at %s", Place(config.URL))
 	}
+	seen.Ahead = ahead(asked, time.Now(), time.UnixMicro(micros))
 	if err := checkServer(seen.Server); err != nil {
 		return seen, err
 	}
@@ -48,6 +54,17 @@ func Inspect(ctx context.Context, config Config) (seen Condition, err error) {
 		}
 	}
 	return seen, nil
+}
+
+// ahead is how far our clock is before another that said theirs at a moment between asked and answered.
+func ahead(asked, answered, theirs time.Time) time.Duration {
+	switch {
+	case theirs.Before(asked):
+		return asked.Sub(theirs)
+	case theirs.After(answered):
+		return answered.Sub(theirs)
+	}
+	return 0
 }
 
 // CheckVersion says whether this program may work on tables of the version.
