@@ -74,6 +74,11 @@ func TestMetadataErrInvalid(t *testing.T) {
 func FuzzDecodeMetadata(f *testing.F) {
 	text, _ := EncodeMetadata(testMetadata())
 	f.Add(text)
+	others := testMetadata()
+	others.Others = []Door{{Endpoint: "[2001:db8::2]:1", Fingerprint: others.Fingerprint}, {Endpoint: "b.example:65535"}}
+	text, _ = EncodeMetadata(others)
+	f.Add(text)
+	f.Add([]byte(strings.Replace(string(text), `"others":[`, `"others":[null,`, 1)))
 	f.Add([]byte(`{"v":1,"id":"a","endpoint":"[::1%x]:1","fingerprint":"sha256:","token":"t","address":"::ffff:1.2.3.4/128"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		m, err := DecodeMetadata(text)
