@@ -226,6 +226,10 @@ func (d *Driver) Orders(id string) <-chan firerunner.GuestOrder {
 	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
+	if d.life.Err() != nil { // closed meanwhile: it has let go of the others, and this one is to call again too
+		close(next)
+		return next
+	}
 	if vm.orders == nil {
 		close(vm.attach)
 	} else {
