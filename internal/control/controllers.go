@@ -186,13 +186,23 @@ func (c *Control) forsakeAway(ctx context.Context) error {
 	}
 	var errs []error
 	for _, r := range live {
-		if r.State < firerunner.Placed || r.Desired == firerunner.Wanted || !c.away(r.Controller) ||
-			c.Now().Before(r.CreatedAt.Add(c.set().Deadlines.Life()+c.stoppingLimit())) {
+		if r.State < firerunner.Placed || r.Desired == firerunner.Wanted || !c.away(r.Controller) || c.Now().Before(c.outlived(r)) {
 			continue
 		}
 		errs = append(errs, c.forsakeOne(ctx, r))
 	}
 	return errors.Join(errs...)
+}
+
+// outlived is when the microVM of a runner has ended by its own deadline for certain. That was set when it was made: before
+// the runner came into its state, or while it was in creating. How long the runner had waited in the queue does not count.
+func (c *Control) outlived(r firerunner.Runner) time.Time {
+	deadlines := c.set().Deadlines
+	made := r.MovedAt
+	if r.State <= firerunner.Creating {
+		made = made.Add(deadlines.Creating)
+	}
+	return made.Add(deadlines.Life() + c.stoppingLimit())
 }
 
 func (c *Control) forsakeOne(ctx context.Context, r firerunner.Runner) error {
@@ -201,12 +211,18 @@ func (c *Control) forsakeOne(ctx context.Context, r firerunner.Runner) error {
 	if err := c.deleteOrphans(callCtx, r); err != nil {
 		return err
 	}
-	if r.State < firerunner.Stopping {
-		if err := c.abandon(ctx, r.ID, firerunner.OwnerOf(r.State)); err != nil {
+	return c.update(ctx, func(ch *change) error {
+		r, err := ch.Runner(ctx, r.ID)
+		if err != nil || r.State == firerunner.Gone || r.Desired == firerunner.Wanted {
 			return err
 		}
-	}
-	return c.gone(ctx, r.ID, fmt.Sprintf("its controller %q has been away for longer than the microVM could live", r.Controller))
+		if r.State < firerunner.Stopping {
+			if err := c.move(ctx, ch, &r, firerunner.Stopping, firerunner.OwnerOf(r.State), r.Message); err != nil {
+				return err
+			}
+		}
+		return c.goneIn(ctx, ch, r.ID, fmt.Sprintf("its controller %q has been away for longer than the microVM could live", r.Controller))
+	})
 }
 
 // expires reports whether the deadline of a runner is ours to enforce: our own, and those of controllers for whose machine

@@ -49,3 +49,6 @@ func (c *Control) Lost(ctx context.Context, id string) error { return c.lost(ctx
 
 // NewIDAt is newID.
 var NewIDAt = newID
+
+// NoticeAway is one look for controllers that are away.
+func (c *Control) NoticeAway(ctx context.Context) error { return c.noticeAway(ctx) }
