@@ -11,6 +11,7 @@ import (
 // State is what can be seen of a controller from outside.
 type State string
 
+// What a controller can be seen to do.
 const (
 	Leads      State = "leads"        // it serves, and has the lease of the site
 	Serves     State = "serves"       // its lease is its own

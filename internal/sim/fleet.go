@@ -146,7 +146,7 @@ func (localDriver) Probe(context.Context) error { return nil }
 func (l localDriver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) {
 	l.check("create", spec.ID)
 	return remote(ctx, l.d, "driver.create "+spec.ID, func() trip { return l.d.w.tampered("create", spec.ID, l.d.w.createTrip(spec.Host)) }, func() (firerunner.MicroVM, error) {
-		return l.f.create(spec, l.owner, l.d.now())
+		return l.f.create(spec, l.owner, l.d.hostNow())
 	})
 }
 

@@ -43,6 +43,23 @@ func (d *daemon) mark() string { return fmt.Sprintf("daemon %d", d.number) }
 
 func (d *daemon) now() time.Time { return time.Now().Add(time.Duration(d.clockOff.Load())) }
 
+// siteNow is the time of the whole site: by the database's clock, once it has been asked.
+func (d *daemon) siteNow() time.Time {
+	if d.keeper == nil {
+		return d.now()
+	}
+	return d.keeper.Now()
+}
+
+// hostNow is the clock of those who end a microVM at its deadline: the shims of a machine, or whoever acts for its
+// controller.
+func (d *daemon) hostNow() time.Time {
+	if d.w.shared() && d.w.plan.remote {
+		return d.siteNow()
+	}
+	return d.now()
+}
+
 // configured are the hosts in a controller's configuration: those of the network, or its own machine.
 func (d *daemon) configured() []firerunner.Host {
 	if d.w.plan.remote || !d.w.shared() {
@@ -72,12 +89,7 @@ func (d *daemon) newControl(controller string) (*control.Control, error) {
 		Now: d.now, NewID: w.newID, Logger: w.logger(d), SealKeys: sealKeys(),
 	}
 	if w.shared() {
-		c.Now = func() time.Time { // by the database's clock, once it has been asked
-			if d.keeper == nil {
-				return d.now()
-			}
-			return d.keeper.Now()
-		}
+		c.Now, c.HostNow = d.siteNow, d.hostNow
 		c.Controller, c.StandsIn = controller, controller != d.name
 		c.Peers = control.Peers{
 			Under: func(ctx context.Context, tx firerunner.Tx) error { return d.keeper.Under(ctx, tx, controller) },
