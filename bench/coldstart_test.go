@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -138,10 +139,16 @@ func (s site) life(ctx context.Context, b *testing.B, jobID int64) (moves []fire
 	return moves
 }
 
+// freePort returns a port that a daemon can have, and have again: below those that the system gives to connections.
 func freePort(b *testing.B) int {
 	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(b, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	for range 1000 {
+		port := 20000 + rand.IntN(12000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			require.NoError(b, l.Close())
+			return port
+		}
+	}
+	b.Fatal("no free port")
+	return 0
 }

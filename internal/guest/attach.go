@@ -19,13 +19,17 @@ const maxAttachLine = 2 << 10
 func (e *Endpoint) call(ctx context.Context, raw net.Conn, source netip.Prefix) {
 	stranger := true
 	defer func() { e.sources.leave(source, stranger) }()
-	ctx, cancel := context.WithCancel(ctx)
 	closed := make(chan struct{})
-	defer func() { cancel(); <-closed }()
-	go func() {
+	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
-		<-ctx.Done()
 		_ = raw.Close() // the one way to end a read or a write that waits; of TLS too
+	})
+	defer func() {
+		if stop() {
+			_ = raw.Close()
+		} else {
+			<-closed
+		}
 	}()
 	log := e.cfg.Logger.With("source", raw.RemoteAddr().String())
 

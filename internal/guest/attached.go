@@ -146,24 +146,25 @@ func (a *attached) take(ctx context.Context, m FromGuest) error {
 	return nil
 }
 
-// write sends what is in the outbox, the orders and the time.
+// write sends what is in the outbox, the orders and the time, until the context ends, which is nil. An order that comes
+// while a line cannot be written stays where the desk keeps it for the next connection.
 func (a *attached) write(ctx context.Context) error {
-	sending := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() { sending <- a.out.drain(ctx, deadlined{a.conn, a.cfg.WriteTimeout}) }()
 	clock := time.NewTicker(a.cfg.ClockEvery)
 	defer clock.Stop()
+	to := deadlined{a.conn, a.cfg.WriteTimeout}
 	for {
 		select {
-		case err := <-sending:
-			return err
+		case <-ctx.Done():
+			return nil
+		case <-a.out.wake:
+			if err := a.out.send(ctx, to); err != nil {
+				return err
+			}
 		case <-clock.C:
 			a.out.tell(a.cfg.Now)
 		case order, open := <-a.orders:
 			if !open {
-				cancel()
-				return errors.Join(errReplaced, <-sending)
+				return errReplaced
 			}
 			a.Endpoint.orders.keep(a.id, order)
 			a.out.order(order)

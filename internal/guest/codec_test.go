@@ -1,8 +1,10 @@
 package guest
 
 import (
+	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 	"unicode/utf8"
 
@@ -179,6 +181,25 @@ func TestLinesOK(t *testing.T) {
 	_, err := newLines(strings.NewReader(long), 32).next()
 	require.NotErrorIs(t, err, errLineTooLong) // the end, in the middle of a line that is too long
 	require.Error(t, err)
+}
+
+// A line may be longer than what is kept for lines, up to the limit, and what was read of it is still right when the next
+// long one has begun to come.
+func TestLinesBeyondTheBuffer(t *testing.T) {
+	const limit = 4 * usualLine
+	most, over := strings.Repeat("m", limit-1), strings.Repeat("o", limit)
+	in := newLines(iotest.OneByteReader(strings.NewReader(most+"\nshort\n"+over+"\n"+most+"\n"+over)), limit)
+	for _, want := range []string{most, "short", "", most} {
+		line, err := in.next()
+		if want == "" {
+			require.ErrorIs(t, err, errLineTooLong)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, want, string(line))
+	}
+	_, err := in.next()
+	require.ErrorIs(t, err, io.EOF)
 }
 
 func FuzzDecodeFromGuest(f *testing.F) {

@@ -135,20 +135,24 @@ func (o *outbox) drain(ctx context.Context, w io.Writer) error {
 			return nil
 		case <-o.wake:
 		}
-		for {
-			line, err := o.next()
-			if err != nil {
-				return err
+		if err := o.send(ctx, w); err != nil {
+			return err
+		}
+	}
+}
+
+// send writes the lines that there are. What fails after the context has ended is no error.
+func (o *outbox) send(ctx context.Context, w io.Writer) error {
+	for {
+		line, err := o.next()
+		if err != nil || line == nil {
+			return err
+		}
+		if _, err := w.Write(line); err != nil {
+			if ctx.Err() != nil {
+				return nil
 			}
-			if line == nil {
-				break
-			}
-			if _, err := w.Write(line); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return err
-			}
+			return err
 		}
 	}
 }

@@ -40,7 +40,7 @@ func (p *Guests) Play(ctx context.Context, g *flintlocktest.Guest) {
 	caller := guest.Call(guest.CallerConfig{
 		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint, Others: m.Others, DialContext: p.Dial,
 		Hello:     guest.FromGuest{Agent: "played", Kernel: "6.1"},
-		Heartbeat: heartbeat, Silence: 5 * time.Second, MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
+		Heartbeat: heartbeat, Silence: max(5*time.Second, 3*heartbeat), MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
 	})
 	defer caller.Close()
 	start, err := caller.Start(ctx)
