@@ -38,9 +38,12 @@ type outside struct {
 	gitlab  *gitlabtest.Server
 	project *gitlabtest.Project
 	ports   struct{ webhooks, metrics, guests int }
-	jobTime atomic.Int64 // how long a job takes that begins now
+	jobTime atomic.Int64                       // how long a job takes that begins now
+	began   func(t fake.Task, letIn time.Time) // told of each job that begins, and when its guest had its start; may be nil
 	daemon  *exec.Cmd
 	ended   chan struct{} // closed once it has
+
+	lastAttached time.Time // see attached
 }
 
 // newOutside starts the world, with hosts for as many microVMs, and no daemon yet.
@@ -100,9 +103,15 @@ hosts:
 func (s *outside) guestsOf(host int) *scripted.Guests {
 	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(host+1))}}
 	return &scripted.Guests{
-		Heartbeat: 15 * time.Second, // as the agent's
+		AsAgent: true,
 		Runner: func() fake.Runner {
-			return fake.Runner{Poll: 500 * time.Millisecond, Again: time.Second, Work: func(fake.Task) fake.Work { return fake.Work{Time: time.Duration(s.jobTime.Load())} }}
+			letIn := time.Now()
+			return fake.Runner{Poll: 500 * time.Millisecond, Again: time.Second, Work: func(t fake.Task) fake.Work {
+				if s.began != nil {
+					s.began(t, letIn)
+				}
+				return fake.Work{Time: time.Duration(s.jobTime.Load())}
+			}}
 		},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			to := strings.TrimPrefix(s.gitlab.URL(), "http://")

@@ -26,6 +26,8 @@ type Guests struct {
 	Refused func(vm string)
 	// Heartbeat is how often a guest gives a sign of life; 0 = as often as it is told, as a real one.
 	Heartbeat time.Duration
+	// AsAgent makes them as patient as the agent: when they give a sign of life, and how soon they call again, is its own.
+	AsAgent bool
 }
 
 // Play is the life of one guest. It ends when its job has ended, when it is refused, and when it is killed. What it said
@@ -37,11 +39,14 @@ func (p *Guests) Play(ctx context.Context, g *flintlocktest.Guest) {
 		return
 	}
 	heartbeat := cmp.Or(p.Heartbeat, m.Heartbeat)
-	caller := guest.Call(guest.CallerConfig{
+	call := guest.CallerConfig{
 		ID: m.ID, Token: m.Token, Endpoint: m.Endpoint, Fingerprint: m.Fingerprint, Others: m.Others, DialContext: p.Dial,
-		Hello:     guest.FromGuest{Agent: "played", Kernel: "6.1"},
-		Heartbeat: heartbeat, Silence: max(5*time.Second, 3*heartbeat), MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
-	})
+		Hello: guest.FromGuest{Agent: "played", Kernel: "6.1"},
+	}
+	if !p.AsAgent {
+		call.Heartbeat, call.Silence, call.MinBackoff, call.MaxBackoff = heartbeat, max(5*time.Second, 3*heartbeat), 20*time.Millisecond, 200*time.Millisecond
+	}
+	caller := guest.Call(call)
 	defer caller.Close()
 	start, err := caller.Start(ctx)
 	if err != nil {
