@@ -12,15 +12,17 @@ import (
 const watchRetry = time.Second
 
 // watch listens to one guest until its microVM has ended and every report is applied. After a crash the next process
-// goes on behind the last report that was written down.
+// goes on behind the last report that was written down. There is one for each runner, and nearly all of its time it waits in
+// Follow: a runner is no variable of it, because its stack would keep the room.
 func (c *Control) watch(ctx context.Context, id string) {
+	report := func(rep firerunner.GuestReport) error { return c.apply(ctx, id, rep) }
 	for ctx.Err() == nil {
-		r, err := c.Store.Runner(ctx, id)
-		if err == nil && (r.State < firerunner.Booting || r.State >= firerunner.Stopping) {
+		after, listens, err := c.heard(ctx, id)
+		if err == nil && !listens {
 			return
 		}
 		if err == nil {
-			err = c.Driver.Follow(ctx, id, r.Report, func(rep firerunner.GuestReport) error { return c.apply(ctx, id, rep) })
+			err = c.Driver.Follow(ctx, id, after, report)
 			switch {
 			case ctx.Err() != nil:
 				return
@@ -32,11 +34,22 @@ func (c *Control) watch(ctx context.Context, id string) {
 				}
 			}
 		}
-		c.Logger.Warn("lost touch with a guest; trying again", "runner", id, "in", watchRetry, "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(watchRetry):
-		}
+		c.lostTouch(ctx, id, err)
+	}
+}
+
+// heard returns the number of the last report that was applied, and whether there is anything left to hear.
+func (c *Control) heard(ctx context.Context, id string) (after int64, listens bool, err error) {
+	r, err := c.Store.Runner(ctx, id)
+	return r.Report, err == nil && r.State >= firerunner.Booting && r.State < firerunner.Stopping, err
+}
+
+// lostTouch says so and waits a while.
+func (c *Control) lostTouch(ctx context.Context, id string, err error) {
+	c.Logger.Warn("lost touch with a guest; trying again", "runner", id, "in", watchRetry, "error", err)
+	select {
+	case <-ctx.Done():
+	case <-time.After(watchRetry):
 	}
 }
 
@@ -51,44 +64,50 @@ func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestRepo
 			return nil
 		}
 		r.Report = rep.Seq
-		if err := ch.SaveRunner(ctx, &r); err != nil {
+		version := r.Version
+		if err := c.mean(ctx, ch, &r, rep); err != nil || r.Version != version {
+			return err // what was saved had the number in it
+		}
+		return ch.SaveRunner(ctx, &r)
+	})
+}
+
+// mean does what a report means. What it saves of the runner has the report's number.
+func (c *Control) mean(ctx context.Context, ch *change, r *firerunner.Runner, rep firerunner.GuestReport) error {
+	if r.State < firerunner.Booting || r.State >= firerunner.Stopping {
+		return nil // too late to matter
+	}
+	switch rep.Kind {
+	case firerunner.ReportHello:
+		if r.State != firerunner.Booting {
+			return nil
+		}
+		if err := c.move(ctx, ch, r, firerunner.Ready, firerunner.OwnerWatch, rep.Message); err != nil || r.JobID == 0 {
 			return err
 		}
-		if r.State < firerunner.Booting || r.State >= firerunner.Stopping {
-			return nil // too late to matter
+		return c.tookJob(ctx, ch, r, r.JobID, "gitlab") // GitLab was faster
+	case firerunner.ReportStarted:
+		return c.note(ctx, ch, *r, firerunner.EventNotice, "guest", "gitlab-runner started")
+	case firerunner.ReportTookJob:
+		if err := c.tookJob(ctx, ch, r, rep.JobID, "guest"); err != nil {
+			return err
 		}
-		switch rep.Kind {
-		case firerunner.ReportHello:
-			if r.State != firerunner.Booting {
-				return nil
-			}
-			if err := c.move(ctx, ch, &r, firerunner.Ready, firerunner.OwnerWatch, rep.Message); err != nil || r.JobID == 0 {
-				return err
-			}
-			return c.tookJob(ctx, ch, &r, r.JobID, "gitlab") // GitLab was faster
-		case firerunner.ReportStarted:
-			return c.note(ctx, ch, r, firerunner.EventNotice, "guest", "gitlab-runner started")
-		case firerunner.ReportTookJob:
-			if err := c.tookJob(ctx, ch, &r, rep.JobID, "guest"); err != nil {
-				return err
-			}
-			if err := keepKey(ctx, ch, &r, rep); err != nil {
-				return err
-			}
-			return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: rep.JobID})
-		case firerunner.ReportJobDone:
-			return c.jobDone(ctx, ch, &r, rep)
-		case firerunner.ReportNotice:
-			return c.note(ctx, ch, r, firerunner.EventNotice, "guest", rep.Message)
-		case firerunner.ReportRunnerExited:
-			return c.runnerExited(ctx, ch, &r, rep)
-		case firerunner.ReportError:
-			return c.fault(ctx, ch, &r, firerunner.ReasonGuestError, "guest", "the guest cannot work: "+rep.Message)
-		case firerunner.ReportExited:
-			return c.fault(ctx, ch, &r, firerunner.ReasonVMExited, "driver", "the microVM ended: "+rep.Message)
+		if err := keepKey(ctx, ch, r, rep); err != nil {
+			return err
 		}
-		return nil
-	})
+		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: rep.JobID})
+	case firerunner.ReportJobDone:
+		return c.jobDone(ctx, ch, r, rep)
+	case firerunner.ReportNotice:
+		return c.note(ctx, ch, *r, firerunner.EventNotice, "guest", rep.Message)
+	case firerunner.ReportRunnerExited:
+		return c.runnerExited(ctx, ch, r, rep)
+	case firerunner.ReportError:
+		return c.fault(ctx, ch, r, firerunner.ReasonGuestError, "guest", "the guest cannot work: "+rep.Message)
+	case firerunner.ReportExited:
+		return c.fault(ctx, ch, r, firerunner.ReasonVMExited, "driver", "the microVM ended: "+rep.Message)
+	}
+	return nil
 }
 
 // tookJob writes that a runner took a job, on the guest's word or GitLab's: Ready → Running. GitLab may know it before
