@@ -15,10 +15,11 @@ import (
 // maxAttachLine is the longest line, in bytes, of a guest that was not let in yet.
 const maxAttachLine = 2 << 10
 
-// call is the life of one connection. It closes it.
+// call is the life of one connection. It closes it. Most of that life is waiting for a guest that has nothing to say, and a
+// goroutine's stack shrinks to what it needs meanwhile: so what only lets a guest in is not below what waits.
 func (e *Endpoint) call(ctx context.Context, raw net.Conn, source netip.Prefix) {
-	stranger := true
-	defer func() { e.sources.leave(source, stranger) }()
+	var a *attached
+	defer func() { e.sources.leave(source, a == nil) }()
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
@@ -31,24 +32,30 @@ func (e *Endpoint) call(ctx context.Context, raw net.Conn, source netip.Prefix) 
 			<-closed
 		}
 	}()
-	log := e.cfg.Logger.With("source", raw.RemoteAddr().String())
+	if a = e.letIn(ctx, raw, source); a != nil {
+		a.logEnd(a.serve(ctx))
+	}
+}
 
+// letIn is a connection's beginning. It returns nil for a stranger, who has been told so where that makes sense.
+func (e *Endpoint) letIn(ctx context.Context, raw net.Conn, source netip.Prefix) *attached {
+	log := e.cfg.Logger.With("source", raw.RemoteAddr().String())
 	_ = raw.SetDeadline(time.Now().Add(e.cfg.HandshakeTimeout))
 	conn := tls.Server(raw, e.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		log.Debug("guest endpoint: no handshake", "error", err)
-		return
+		return nil
 	}
 	if conn.ConnectionState().NegotiatedProtocol != Protocol {
 		log.Debug("guest endpoint: another protocol")
-		return
+		return nil
 	}
 	_ = raw.SetDeadline(time.Now().Add(e.cfg.AttachTimeout))
 	in := newLines(conn, e.cfg.MaxLine)
 	who, err := readAttach(in)
 	if err != nil {
 		log.Debug("guest endpoint: nobody attached", "error", err)
-		return
+		return nil
 	}
 	log = log.With("microvm", who.ID)
 	answer, err := e.admit(ctx, who)
@@ -59,9 +66,8 @@ func (e *Endpoint) call(ctx context.Context, raw net.Conn, source netip.Prefix) 
 		}
 		log.Warn("guest endpoint: a guest was refused", "code", code, "error", err)
 		_ = e.refuse(conn, code)
-		return
+		return nil
 	}
-	stranger = false
 	e.sources.attached(source)
 	log.Debug("guest endpoint: attached", "again", who.Session != "")
 	a := &attached{
@@ -71,7 +77,7 @@ func (e *Endpoint) call(ctx context.Context, raw net.Conn, source netip.Prefix) 
 		a.out.order(order)
 	}
 	e.cfg.Desk.Alive(who.ID)
-	log.Debug("guest endpoint: the connection ended", "error", a.serve(ctx))
+	return a
 }
 
 // readAttach reads the first line.

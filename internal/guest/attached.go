@@ -52,6 +52,11 @@ func (a *attached) serve(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// logEnd says why the connection has ended.
+func (a *attached) logEnd(err error) {
+	a.log.Debug("guest endpoint: the connection ended", "error", err)
+}
+
 // read takes what the guest says. errRefused means that the refusal is left to be sent.
 func (a *attached) read(ctx context.Context) error {
 	for {
@@ -63,28 +68,32 @@ func (a *attached) read(ctx context.Context) error {
 			return err
 		}
 		line, err := a.in.next()
-		var m FromGuest
-		switch {
-		case errors.Is(err, errLineTooLong):
-		case err != nil:
+		if err != nil && !errors.Is(err, errLineTooLong) {
 			return err
-		default:
-			m, err = DecodeFromGuest(line)
 		}
-		if err == nil && m.Kind == GuestAttach {
-			err = errors.New("attach for a second time")
-		}
-		if err != nil {
-			if a.bad++; a.bad > a.cfg.MaxBadLines {
-				return firerunner.Errorf(firerunner.Invalid, "too many lines that cannot be understood: %w", err)
-			}
-			a.log.Debug("guest endpoint: a line that cannot be understood", "error", err)
-			continue
-		}
-		if err := a.take(ctx, m); err != nil {
+		if err := a.hear(ctx, line, err); err != nil {
 			return err
 		}
 	}
+}
+
+// hear acts on one line, or on one that was too long. It is no part of read, which waits and so is to need little.
+func (a *attached) hear(ctx context.Context, line []byte, err error) error {
+	var m FromGuest
+	if err == nil {
+		m, err = DecodeFromGuest(line)
+	}
+	if err == nil && m.Kind == GuestAttach {
+		err = errors.New("attach for a second time")
+	}
+	if err == nil {
+		return a.take(ctx, m)
+	}
+	if a.bad++; a.bad > a.cfg.MaxBadLines {
+		return firerunner.Errorf(firerunner.Invalid, "too many lines that cannot be understood: %w", err)
+	}
+	a.log.Debug("guest endpoint: a line that cannot be understood", "error", err)
+	return nil
 }
 
 // paced waits until the guest may be read again. Meanwhile its own writes wait.

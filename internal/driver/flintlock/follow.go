@@ -16,40 +16,12 @@ func (d *Driver) Follow(ctx context.Context, id string, after int64, report func
 		return firerunner.Errorf(firerunner.NotFound, "flintlock: there is no microVM %.80q", id)
 	}
 	for {
-		vm.mu.Lock()
-		exited, changed, lost := vm.row.Exited, vm.changed, !vm.useful()
-		vm.mu.Unlock()
-		if lost && !exited && !d.vms.busy(id) {
-			if err := d.finish(ctx, vm, "FireRunner was started anew before its guest had called"); err != nil {
-				return err
-			}
+		changed, ended, err := d.tellOf(ctx, vm, &after, report)
+		if err != nil || ended {
+			return err
+		}
+		if changed == nil {
 			continue
-		}
-		missed, err := d.cfg.Ledger.Reports(ctx, id, after)
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return firerunner.Errorf(firerunner.CodeOf(err), "flintlock: reading the reports of microVM %s: %w", id, err)
-		}
-		select {
-		case <-vm.gone:
-			return firerunner.Errorf(firerunner.NotFound, "flintlock: microVM %s was destroyed", id)
-		default:
-		}
-		for _, r := range missed {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := report(r); err != nil {
-				return err
-			}
-			if after = r.Seq; r.Kind == firerunner.ReportExited {
-				return nil
-			}
-		}
-		if exited {
-			return nil
 		}
 		select {
 		case <-changed:
@@ -58,6 +30,41 @@ func (d *Driver) Follow(ctx context.Context, id string, after int64, report func
 			return ctx.Err()
 		}
 	}
+}
+
+// tellOf tells the reports after the number, which it moves on, and returns what is closed when there may be more, nil
+// where that is now; or that there will be none. It is no part of Follow, whose goroutines are as many as microVMs, and wait.
+func (d *Driver) tellOf(ctx context.Context, vm *microVM, after *int64, report func(firerunner.GuestReport) error) (changed <-chan struct{}, ended bool, err error) {
+	vm.mu.Lock()
+	exited, changed, lost := vm.row.Exited, vm.changed, !vm.useful()
+	vm.mu.Unlock()
+	if lost && !exited && !d.vms.busy(vm.id) {
+		return nil, false, d.finish(ctx, vm, "FireRunner was started anew before its guest had called")
+	}
+	missed, err := d.cfg.Ledger.Reports(ctx, vm.id, *after)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, false, ctx.Err()
+		}
+		return nil, false, firerunner.Errorf(firerunner.CodeOf(err), "flintlock: reading the reports of microVM %s: %w", vm.id, err)
+	}
+	select {
+	case <-vm.gone:
+		return nil, false, firerunner.Errorf(firerunner.NotFound, "flintlock: microVM %s was destroyed", vm.id)
+	default:
+	}
+	for _, r := range missed {
+		if err := ctx.Err(); err != nil {
+			return nil, false, err
+		}
+		if err := report(r); err != nil {
+			return nil, false, err
+		}
+		if *after = r.Seq; r.Kind == firerunner.ReportExited {
+			return nil, true, nil
+		}
+	}
+	return changed, exited, nil
 }
 
 // finish records that a microVM has ended, and why; the first reason counts. From then on its host deletes it, now or
