@@ -42,6 +42,8 @@ type plane struct {
 	control *control.Control
 	webhook string
 	seen    watch
+
+	database func() (time.Duration, error) // see engine
 }
 
 // watch notes when each runner came into each state, from the events as they are committed.
@@ -69,27 +71,28 @@ func (w *watch) record(events []firerunner.Event) {
 	}
 }
 
-// engine opens a store on an empty database, and says where the queue finds it.
-type engine func(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config)
+// engine opens a store on an empty database, and says where the queue finds it, and what processor time the database uses
+// that is not this process's: nil if there is none.
+type engine func(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config, func() (time.Duration, error))
 
-func onSQLite(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config) {
+func onSQLite(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config, func() (time.Duration, error)) {
 	store, err := sqlite.Open(b.Context(), sqlite.Config{
 		Path: filepath.Join(b.TempDir(), "store.db"), Enqueue: enqueuer.Enqueue, Enqueued: enqueuer.Wake,
 		Logger: slog.New(slog.DiscardHandler), Migrate: []func(context.Context, *sql.DB) error{queue.Migrate}, Committed: committed,
 	})
 	require.NoError(b, err)
-	return store, queue.Config{DB: store.DB()}
+	return store, queue.Config{DB: store.DB()}, nil
 }
 
 // onPostgres has a server of its own, whose commits wait for the disk as in earnest.
-func onPostgres(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config) {
+func onPostgres(b *testing.B, enqueuer *queue.Enqueuer, committed func([]firerunner.Event)) (firerunner.Store, queue.Config, func() (time.Duration, error)) {
 	server := postgrestest.Start(b, postgrestest.Options{Durable: true})
 	store, err := postgres.Open(b.Context(), postgres.Config{
 		URL: firerunner.Secret(server.URL("postgres")), Enqueue: enqueuer.EnqueuePostgres, Enqueued: enqueuer.Wake, Connections: 16,
 		Logger: slog.New(slog.DiscardHandler), Migrate: []func(context.Context, *pgxpool.Pool) error{queue.MigratePostgres}, Committed: committed,
 	})
 	require.NoError(b, err)
-	return store, queue.Config{Pool: store.Pool()}
+	return store, queue.Config{Pool: store.Pool()}, server.ProcessorTime
 }
 
 // newPlane starts everything. Parts end in the reverse order with the benchmark.
@@ -112,7 +115,7 @@ func newPlane(b *testing.B, on engine) *plane {
 	enqueuer, err := queue.NewEnqueuer()
 	require.NoError(b, err)
 	var work queue.Config
-	p.store, work = on(b, enqueuer, p.seen.record)
+	p.store, work, p.database = on(b, enqueuer, p.seen.record)
 	b.Cleanup(func() { require.NoError(b, p.store.Close()) })
 	require.NoError(b, p.store.Update(ctx, func(tx firerunner.Tx) error {
 		return tx.SaveHost(ctx, firerunner.Host{Name: "here", Driver: "fake", VCPUs: slots, MemoryMiB: slots * 1024, Slots: slots})
