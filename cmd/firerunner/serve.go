@@ -60,6 +60,7 @@ func (a *app) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer thrift(a.Environ)()
 	d, err := openDaemon(ctx, daemonConfig{Config: cfg, Logger: logger, Level: changes, Environ: a.Environ})
 	if err != nil {
 		return err
