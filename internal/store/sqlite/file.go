@@ -78,8 +78,10 @@ func openPool(config Config, kind poolKind) (*sql.DB, error) {
 		q.Set("_journal_mode", "WAL")
 		q.Set("_synchronous", "FULL") // a commit is on disk when it returns: docs/adr/0002-sqlite-durability.md
 		q.Add("_pragma", "journal_size_limit(67108864)")
+		q.Add("_pragma", "cache_size(-1024)") // KiB
 	case poolOfReaders:
 		q.Set("_query_only", "on")
+		q.Add("_pragma", "cache_size(-256)") // KiB for each: the system keeps the file's pages too, and once for all
 	}
 	connector, err := newConnector("file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode())
 	if err != nil {
