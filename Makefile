@@ -96,7 +96,7 @@ bench: image ## Measure what docs/PERFORMANCE.md quotes (some minutes; on an oth
 	go test -run '^$$' -bench JobsPerMinute -benchtime 500x ./bench
 	go test -run '^$$' -bench Growth -benchtime 200x ./bench
 	go test -run '^$$' -bench Memory -benchtime 1x -timeout 30m ./bench
-	go test -run '^$$' -bench Recovery -benchtime 30x -timeout 30m ./bench
+	go test -run '^$$' -bench Recovery -benchtime 20x -timeout 30m ./bench
 	go test -run '^$$' -bench FleetCreates -benchtime 1000x ./bench
 	go test -run '^$$' -bench ColdStart -benchtime $(BENCH_BOOTS)x -timeout 30m ./bench
 	go test -run '^$$' -bench 'Throughput|Connect' ./internal/network
