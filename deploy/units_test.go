@@ -35,6 +35,7 @@ func TestUnits(t *testing.T) {
 	}
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
+		require.NotEqual(t, "true", os.Getenv("CI"), "CI never skips: apt-get install systemd")
 		t.Skip("systemd reads its units itself: apt-get install systemd")
 	}
 	check := exec.Command(analyze, append([]string{"verify", "--man=no"}, units...)...)

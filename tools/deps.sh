@@ -15,7 +15,7 @@ run=(
 	qemu-system-x86  # runs the microVMs
 	qemu-utils       # qemu-img makes a microVM's disk on top of the image
 )
-test=(gcc libc6-dev iproute2 nftables postgresql-15)
+test=(gcc libc6-dev iproute2 nftables postgresql-15 systemd)
 [ "$(id -u)" = 0 ] || run+=(uidmap) # mmdebstrap of a user who is not root makes a user namespace
 
 case ${1:-} in
