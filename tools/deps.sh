@@ -3,7 +3,7 @@
 #
 #   deps.sh run     what microVMs and the image need
 #   deps.sh test    what the tests need besides: e2fsck, a C compiler for the race detector, namespaces and rules for the firewall, and
-#                   PostgreSQL, whose server tests start by themselves
+#                   PostgreSQL, whose server tests start by themselves, and systemd, which reads the units
 #
 # Where all of them are there, it does not touch the network and needs no rights.
 set -euo pipefail
