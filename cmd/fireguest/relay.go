@@ -14,6 +14,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ type relay struct {
 	target   *url.URL
 	taken    func(ctx context.Context, job int64, token firerunner.Secret)
 	last     atomic.Int64 // the job that was reported last
+	serving  sync.WaitGroup
 }
 
 const (
@@ -84,7 +86,7 @@ func openRelay(gitlabURL, pem string, taken func(context.Context, int64, firerun
 			proxy.ServeHTTP(w, q)
 		},
 	)}
-	go func() { _ = r.server.Serve(listener) }() // ended by close
+	r.serving.Go(func() { _ = r.server.Serve(listener) }) // ended by close
 	return r, nil
 }
 
@@ -96,6 +98,7 @@ func (r *relay) url() string {
 // close ends it, and with it what still goes through it.
 func (r *relay) close() {
 	_ = r.server.Close()
+	r.serving.Wait()
 	r.upstream.CloseIdleConnections()
 }
 

@@ -59,8 +59,8 @@ func (q *Queue) TakeBack(ctx context.Context, controller string) error {
 // Serve begins the steps of another controller too, from now on, and takes back what its dead process was running. Who
 // calls it has that controller's lease. Twice is once.
 func (q *Queue) Serve(ctx context.Context, controller string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.serving.Lock() // not q.mu: who asks whether the queue works need not wait for steps to end
+	defer q.serving.Unlock()
 	if controller == q.config.Controller || slices.Contains(q.served, controller) {
 		return nil
 	}
@@ -81,8 +81,8 @@ func (q *Queue) Serve(ctx context.Context, controller string) error {
 // Leave begins no more steps of another controller, and waits for those that run as long as ctx lives. They are
 // Unavailable where they do not return in time; another call waits again.
 func (q *Queue) Leave(ctx context.Context, controller string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.serving.Lock()
+	defer q.serving.Unlock()
 	if !slices.Contains(q.served, controller) {
 		return nil
 	}

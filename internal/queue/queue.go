@@ -74,6 +74,8 @@ type Queue struct {
 	running bool
 	lost    context.CancelFunc // ends findLost
 	looking sync.WaitGroup
+
+	serving sync.Mutex
 	served  []string // the names of controllers for which steps are begun here, besides our own
 }
 
