@@ -85,26 +85,33 @@ func (c *Control) move(ctx context.Context, ch *change, r *firerunner.Runner, to
 
 // end says that the runner is to go and enqueues the step of the owner that will see to it. The first end wins.
 func (c *Control) end(ctx context.Context, ch *change, r *firerunner.Runner, o firerunner.Outcome, why firerunner.Reason, actor, message string) error {
+	ended, err := c.endUnsaved(ctx, ch, r, o, why, actor, message)
+	if err != nil || !ended {
+		return err
+	}
+	if err := ch.SaveRunner(ctx, r); err != nil {
+		return err
+	}
+	return ch.Enqueue(ctx, c.advanceStep(*r))
+}
+
+// endUnsaved is end for who saves the runner, and moves it on, in the same transaction. It reports whether this was the first
+// end.
+func (c *Control) endUnsaved(ctx context.Context, ch *change, r *firerunner.Runner, o firerunner.Outcome, why firerunner.Reason, actor, message string) (bool, error) {
 	if r.Outcome != "" { // the guest told the outcome before its gitlab-runner ended
 		o = r.Outcome
 	}
 	e, ok := r.End(o, why, actor, message, c.Now())
 	if !ok {
-		return nil
-	}
-	if err := ch.SaveRunner(ctx, r); err != nil {
-		return err
+		return false, nil
 	}
 	if err := ch.event(ctx, e); err != nil {
-		return err
+		return false, err
 	}
 	if o == firerunner.Rejected && why != firerunner.ReasonCredential {
 		c.rejections.add(r.Demand, r.Host, c.Now())
 	}
-	if err := c.tryFailed(ctx, ch, *r, message); err != nil {
-		return err
-	}
-	return ch.Enqueue(ctx, c.advanceStep(*r))
+	return true, c.tryFailed(ctx, ch, *r, message)
 }
 
 // note appends an event about a runner.

@@ -240,7 +240,7 @@ func (c *Control) hasJob(ctx context.Context, r firerunner.Runner) (bool, error)
 		if err != nil || r.State >= firerunner.Running {
 			return err
 		}
-		if err := c.tookJob(ctx, ch, &r, jobs[0].ID, "gitlab"); err != nil {
+		if err := c.tookJob(ctx, ch, &r, jobs[0].ID, "gitlab", ""); err != nil {
 			return err
 		}
 		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: jobs[0].ID})

@@ -35,13 +35,13 @@ func (c *Control) sealTo() string {
 	return public
 }
 
-// keepKey writes down the key that came with a guest's word that it took a job.
-func keepKey(ctx context.Context, ch *change, r *firerunner.Runner, rep firerunner.GuestReport) error {
-	if rep.JobKey == "" || r.JobKey == rep.JobKey || r.JobID != rep.JobID || r.Outcome != "" || !rep.JobKey.Valid() {
-		return nil
+// keepKey takes up the key that came with a guest's word that it took the runner's job. It reports whether that is news.
+func keepKey(r *firerunner.Runner, key firerunner.JobKey) bool {
+	if key == "" || r.JobKey == key || r.Outcome != "" || !key.Valid() {
+		return false
 	}
-	r.JobKey = rep.JobKey
-	return ch.SaveRunner(ctx, r)
+	r.JobKey = key
+	return true
 }
 
 // mustFailJob reports whether a runner that is being stopped had a job of whose end nobody has told yet.

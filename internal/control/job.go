@@ -156,7 +156,7 @@ func (c *Control) see(ctx context.Context, ch *change, seen firerunner.Job, acto
 	if err != nil {
 		return err
 	}
-	if err := ch.SaveProject(ctx, firerunner.Project{ID: job.ProjectID, Path: job.ProjectPath, SeenAt: c.Now()}); err != nil {
+	if err := c.noticeProject(ctx, ch, job, known); err != nil {
 		return err
 	}
 	if first || known.Status != job.Status {
@@ -175,6 +175,18 @@ func (c *Control) see(ctx context.Context, ch *change, seen firerunner.Job, acto
 		}
 	}
 	return ch.Enqueue(ctx, demandStep(job.Demand()))
+}
+
+// projectNoticeInterval is how exactly it is known when something was heard of a project.
+const projectNoticeInterval = time.Minute
+
+// noticeProject writes down that something was heard of the project of a job, unless that was done a moment ago, when the job
+// was seen before.
+func (c *Control) noticeProject(ctx context.Context, ch *change, job, before firerunner.Job) error {
+	if since := job.SeenAt.Sub(before.SeenAt); since >= 0 && since < projectNoticeInterval {
+		return nil
+	}
+	return ch.SaveProject(ctx, firerunner.Project{ID: job.ProjectID, Path: job.ProjectPath, SeenAt: c.Now()})
 }
 
 // claimant returns our runner whose guest said that it took a job, where GitLab does not say any more who did: it
@@ -207,12 +219,12 @@ func (c *Control) tell(ctx context.Context, ch *change, job firerunner.Job, firs
 // believe applies GitLab's word on who runs a job to the runner that has it.
 func (c *Control) believe(ctx context.Context, ch *change, r *firerunner.Runner, job firerunner.Job) error {
 	if !job.Status.Final() {
-		return c.tookJob(ctx, ch, r, job.ID, "gitlab")
+		return c.tookJob(ctx, ch, r, job.ID, "gitlab", "")
 	}
 	if r.JobID != 0 && r.JobID != job.ID { // it took another one since: this job's end is not its end
 		return nil
 	}
-	if err := c.tookJob(ctx, ch, r, job.ID, "gitlab"); err != nil { // where nobody had said so yet
+	if err := c.tookJob(ctx, ch, r, job.ID, "gitlab", ""); err != nil { // where nobody had said so yet
 		return err
 	}
 	outcome := firerunner.Failed

@@ -18,17 +18,6 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 	if r.Desired == firerunner.Unwanted {
 		return c.abandon(ctx, r.ID, firerunner.OwnerProvision)
 	}
-	if r.State == firerunner.Placed {
-		err := c.update(ctx, func(ch *change) (err error) {
-			if r, err = ch.Runner(ctx, r.ID); err != nil || r.State != firerunner.Placed || r.Desired == firerunner.Unwanted {
-				return err
-			}
-			return c.move(ctx, ch, &r, firerunner.Creating, firerunner.OwnerProvision, "")
-		})
-		if err != nil || r.State != firerunner.Creating {
-			return err
-		}
-	}
 	if r.GitLabID != 0 { // this was tried before, perhaps long ago: its guest may have done its job meanwhile
 		made, err := c.exists(ctx, r)
 		if err != nil {
@@ -38,27 +27,32 @@ func (c *Control) provision(ctx context.Context, r firerunner.Runner) error {
 			return c.accepted(ctx, r.ID, "the microVM was there already")
 		}
 	}
-	if !r.Deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, r.Deadline.Add(5*time.Second).Sub(c.Now())) // expire acts first
-		defer cancel()
-	}
-	image, err := c.Image(ctx, c.imageOf(r))
+	before, cancel := c.beforeDeadline(ctx, r)
+	defer cancel()
+	image, err := c.Image(before, c.imageOf(r))
 	if err != nil {
 		return c.reject(ctx, r.ID, firerunner.ReasonCreateFailed, err)
 	}
-	network, err := c.network(ctx, r)
+	network, err := c.network(before, r)
 	if err != nil {
 		return err
 	}
-	r.Image = image.Digest // written with the credential: from then on a microVM may boot it
-	cred, err := c.credential(ctx, &r)
+	var cred firerunner.Credential
+	begun, err := c.begin(before, &r, image)
+	if err == nil && begun {
+		ctx, cancel = c.beforeDeadline(ctx, r) // that of creating
+		defer cancel()
+		cred, err = c.credential(ctx, &r)
+	}
 	switch firerunner.CodeOf(err) {
 	case "":
 	case firerunner.Unavailable, firerunner.Exhausted, firerunner.Conflict:
 		return err // the queue tries again until the deadline ends it
 	default:
 		return c.reject(ctx, r.ID, firerunner.ReasonCredential, err)
+	}
+	if !begun {
+		return nil
 	}
 	if r.Desired == firerunner.Unwanted { // meanwhile: no guest may get that credential, for it could still take a job
 		return c.abandon(ctx, r.ID, firerunner.OwnerProvision)
@@ -115,17 +109,48 @@ func (c *Control) exists(ctx context.Context, r firerunner.Runner) (bool, error)
 	return false, err
 }
 
-// credential makes the runner in GitLab. Whatever an earlier try left there is deleted first: its token is lost.
-func (c *Control) credential(ctx context.Context, r *firerunner.Runner) (firerunner.Credential, error) {
+// beforeDeadline ends somewhat after the runner's deadline: expire acts first.
+func (c *Control) beforeDeadline(ctx context.Context, r firerunner.Runner) (context.Context, context.CancelFunc) {
+	if r.Deadline.IsZero() {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, r.Deadline.Add(5*time.Second).Sub(c.Now()))
+}
+
+// begin writes down what is about to be done: a GitLab runner is asked for, and from then on a microVM may boot the image. If
+// we are killed in the call to GitLab, the next try knows that it must look for an orphan; what an earlier try left there is
+// deleted first, because its token is lost. It reports whether the runner is still to be made.
+func (c *Control) begin(ctx context.Context, r *firerunner.Runner, image firerunner.Image) (begun bool, err error) {
 	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
 	defer cancel()
 	if err := c.deleteOrphans(callCtx, *r); err != nil {
-		return firerunner.Credential{}, err
+		return false, err
 	}
-	// Written before the call: if it is killed in the call, the next try knows that it must look for an orphan.
-	if err := c.update(ctx, func(ch *change) error { return c.setGitLabID(ctx, ch, r, asked) }); err != nil {
-		return firerunner.Credential{}, err
-	}
+	err = c.update(ctx, func(ch *change) error {
+		begun = false
+		fresh, err := ch.Runner(ctx, r.ID)
+		if err != nil || fresh.State > firerunner.Creating {
+			return err
+		}
+		fresh.GitLabID, fresh.Image = asked, image.Digest
+		switch {
+		case fresh.State == firerunner.Creating:
+			err = ch.SaveRunner(ctx, &fresh)
+		case fresh.Desired == firerunner.Unwanted:
+			return nil // the step that this enqueued sees to it
+		default:
+			err = c.move(ctx, ch, &fresh, firerunner.Creating, firerunner.OwnerProvision, "")
+		}
+		*r, begun = fresh, err == nil
+		return err
+	})
+	return begun && err == nil, err
+}
+
+// credential makes the runner in GitLab.
+func (c *Control) credential(ctx context.Context, r *firerunner.Runner) (firerunner.Credential, error) {
+	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+	defer cancel()
 	cred, err := c.GitLab.CreateRunner(callCtx, firerunner.CredentialRequest{
 		ProjectID: r.Demand.ProjectID, Tags: r.Demand.Tags, Description: c.description(r.ID),
 		MaxTimeout: c.set().Deadlines.JobTimeout,
@@ -175,7 +200,7 @@ func (c *Control) setGitLabID(ctx context.Context, ch *change, r *firerunner.Run
 	if err != nil {
 		return err
 	}
-	fresh.GitLabID, fresh.Image = id, r.Image
+	fresh.GitLabID = id
 	if err := ch.SaveRunner(ctx, &fresh); err != nil {
 		return err
 	}
@@ -185,8 +210,10 @@ func (c *Control) setGitLabID(ctx context.Context, ch *change, r *firerunner.Run
 
 // accepted moves the runner to Booting and begins to listen to its guest.
 func (c *Control) accepted(ctx context.Context, id, message string) error {
+	unwanted := false
 	err := c.update(ctx, func(ch *change) error {
 		r, err := ch.Runner(ctx, id)
+		unwanted = r.Desired == firerunner.Unwanted
 		if err != nil || r.State != firerunner.Creating {
 			return err
 		}
@@ -200,7 +227,10 @@ func (c *Control) accepted(ctx context.Context, id, message string) error {
 		return err
 	}
 	c.follow.ensure(id)
-	return c.abandon(ctx, id, firerunner.OwnerWatch) // where it became unwanted meanwhile
+	if !unwanted { // where it becomes so now, a step is due for it
+		return nil
+	}
+	return c.abandon(ctx, id, firerunner.OwnerWatch)
 }
 
 func (c *Control) reject(ctx context.Context, id string, why firerunner.Reason, cause error) error {

@@ -60,7 +60,7 @@ func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestRepo
 		if err != nil {
 			return err
 		}
-		if rep.Seq <= r.Report {
+		if rep.Seq <= r.Report || r.State >= firerunner.Stopping { // known, or too late to matter
 			return nil
 		}
 		r.Report = rep.Seq
@@ -74,8 +74,8 @@ func (c *Control) apply(ctx context.Context, id string, rep firerunner.GuestRepo
 
 // mean does what a report means. What it saves of the runner has the report's number.
 func (c *Control) mean(ctx context.Context, ch *change, r *firerunner.Runner, rep firerunner.GuestReport) error {
-	if r.State < firerunner.Booting || r.State >= firerunner.Stopping {
-		return nil // too late to matter
+	if r.State < firerunner.Booting {
+		return nil
 	}
 	switch rep.Kind {
 	case firerunner.ReportHello:
@@ -85,14 +85,11 @@ func (c *Control) mean(ctx context.Context, ch *change, r *firerunner.Runner, re
 		if err := c.move(ctx, ch, r, firerunner.Ready, firerunner.OwnerWatch, rep.Message); err != nil || r.JobID == 0 {
 			return err
 		}
-		return c.tookJob(ctx, ch, r, r.JobID, "gitlab") // GitLab was faster
+		return c.tookJob(ctx, ch, r, r.JobID, "gitlab", "") // GitLab was faster
 	case firerunner.ReportStarted:
 		return c.note(ctx, ch, *r, firerunner.EventNotice, "guest", "gitlab-runner started")
 	case firerunner.ReportTookJob:
-		if err := c.tookJob(ctx, ch, r, rep.JobID, "guest"); err != nil {
-			return err
-		}
-		if err := keepKey(ctx, ch, r, rep); err != nil {
+		if err := c.tookJob(ctx, ch, r, rep.JobID, "guest", rep.JobKey); err != nil {
 			return err
 		}
 		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: rep.JobID})
@@ -112,12 +109,18 @@ func (c *Control) mean(ctx context.Context, ch *change, r *firerunner.Runner, re
 
 // tookJob writes that a runner took a job, on the guest's word or GitLab's: Ready → Running. GitLab may know it before
 // the guest's hello is read; then the job is noted, which is enough to keep the runner from being ended for want of one.
-// A second job replaces the first: gitlab-runner asks again where the first was cancelled before it began.
-func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner, jobID int64, actor string) error {
+// A second job replaces the first: gitlab-runner asks again where the first was cancelled before it began. key came with the
+// guest's word, or is empty.
+func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner, jobID int64, actor string, key firerunner.JobKey) error {
 	known := r.JobID == jobID
 	switch {
-	case r.State > firerunner.Running, known && r.State != firerunner.Ready:
+	case r.State > firerunner.Running:
 		return nil
+	case known && r.State != firerunner.Ready:
+		if !keepKey(r, key) {
+			return nil
+		}
+		return ch.SaveRunner(ctx, r)
 	case r.State < firerunner.Ready && (actor == "guest" || r.GitLabID <= 0):
 		return nil
 	}
@@ -125,6 +128,7 @@ func (c *Control) tookJob(ctx context.Context, ch *change, r *firerunner.Runner,
 		r.JobKey = "" // the one before's
 	}
 	r.JobID = jobID
+	keepKey(r, key)
 	if r.State == firerunner.Ready {
 		if err := c.move(ctx, ch, r, firerunner.Running, firerunner.OwnerWatch, fmt.Sprintf("took job %d", jobID)); err != nil {
 			return err
@@ -215,7 +219,7 @@ func (c *Control) fault(ctx context.Context, ch *change, r *firerunner.Runner, w
 // finish ends a watched runner and moves it to Stopping in the same transaction. What its job became is asked of GitLab
 // once more, so that a runner that vanished does not leave a job that counts as running for ever.
 func (c *Control) finish(ctx context.Context, ch *change, r *firerunner.Runner, o firerunner.Outcome, why firerunner.Reason, actor, message string) error {
-	if err := c.end(ctx, ch, r, o, why, actor, message); err != nil {
+	if _, err := c.endUnsaved(ctx, ch, r, o, why, actor, message); err != nil {
 		return err
 	}
 	if r.JobID != 0 {
