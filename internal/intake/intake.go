@@ -65,6 +65,7 @@ type Intake struct {
 	signing  [][]byte   // keys
 	tokens   [][32]byte // SHA-256 of each
 	failures *failures
+	noticed  noticed
 	capacity *rate.Limiter
 	large    chan struct{} // one place for each large body
 	loud     *rate.Limiter // bounds log lines about ourselves

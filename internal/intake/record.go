@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"time"
 
 	"github.com/firerunner/firerunner"
 )
@@ -11,8 +12,10 @@ import (
 // it again, but the sweep looks at every project that was ever noted.
 func (in *Intake) record(ctx context.Context, key string, said hook) (Result, error) {
 	var result Result
+	var noticedAt time.Time
 	err := in.cfg.Store.Update(ctx, func(tx firerunner.Tx) error {
 		now := in.cfg.Now()
+		noticedAt = time.Time{}
 		fresh, err := tx.TakeDelivery(ctx, key, now)
 		if err != nil {
 			return err
@@ -21,8 +24,11 @@ func (in *Intake) record(ctx context.Context, key string, said hook) (Result, er
 			result = Duplicate
 			return nil
 		}
-		if err := tx.SaveProject(ctx, firerunner.Project{ID: said.projectID, Path: said.path, SeenAt: now}); err != nil {
-			return err
+		if !in.noticed.lately(said.projectID, now) {
+			noticedAt = now
+			if err := tx.SaveProject(ctx, firerunner.Project{ID: said.projectID, Path: said.path, SeenAt: now}); err != nil {
+				return err
+			}
 		}
 		matters, err := in.matters(ctx, tx, said)
 		if err != nil || !matters {
@@ -36,6 +42,9 @@ func (in *Intake) record(ctx context.Context, key string, said hook) (Result, er
 	})
 	if err != nil {
 		return Unavailable, err
+	}
+	if !noticedAt.IsZero() {
+		in.noticed.written(said.projectID, noticedAt)
 	}
 	return result, nil
 }
