@@ -16,11 +16,27 @@ type bell struct {
 
 	mu    sync.Mutex
 	heard []string // River's names of the queues whose steps are begun here
+	due   []string // those of them that it was rung for, and that were not told
 }
 
 func newBell() *bell { return &bell{rung: make(chan struct{}, 1)} }
 
-func (b *bell) ring() {
+// ring rings for the queues that something became due in; without a name for all.
+func (b *bell) ring(names ...string) {
+	b.mu.Lock()
+	if len(names) == 0 {
+		names = b.heard
+	}
+	for _, name := range names {
+		if slices.Contains(b.heard, name) && !slices.Contains(b.due, name) {
+			b.due = append(b.due, name)
+		}
+	}
+	news := len(b.due) > 0
+	b.mu.Unlock()
+	if !news {
+		return
+	}
 	select {
 	case b.rung <- struct{}{}:
 	default:
@@ -44,10 +60,12 @@ func (b *bell) unhear(queue string) {
 	b.heard = slices.DeleteFunc(b.heard, func(name string) bool { return name == queue })
 }
 
-func (b *bell) queues() []string {
+// take returns the queues that are to be told.
+func (b *bell) take() (due []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.Clone(b.heard)
+	due, b.due = b.due, nil
+	return due
 }
 
 // driver is River's own for SQLite, except for how news gets about. That one writes a row for each piece of news and
@@ -81,7 +99,7 @@ func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 	for len(l.next) == 0 {
 		select {
 		case <-l.bell.rung:
-			l.next = l.bell.queues()
+			l.next = l.bell.take()
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -104,4 +104,12 @@ func (e *Enqueuer) waits(ctx context.Context, tx *sql.Tx, step firerunner.Step) 
 func riverTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") }
 
 // Wake tells the queue of this process that steps have become due. The store calls it after a commit.
-func (e *Enqueuer) Wake([]firerunner.Step) { e.bell.ring() }
+func (e *Enqueuer) Wake(steps []firerunner.Step) {
+	var names []string
+	for _, s := range steps {
+		if name := controllerQueue(s.Controller); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	e.bell.ring(names...)
+}

@@ -195,6 +195,9 @@ func TestPostgresMergeIsHeld(t *testing.T) {
 		if err := tx.Enqueue(t.Context(), place); err != nil {
 			return err
 		}
+		if err := tx.AddEvent(t.Context(), firerunner.Event{}); err != nil {
+			return err
+		}
 		if _, err := tx.Events(t.Context(), firerunner.EventQuery{}); err != nil { // sends what was put off
 			return err
 		}

@@ -151,6 +151,7 @@ func New(config Config) (*Queue, error) {
 		q.river = inSQLite{client, config.DB}
 	} else {
 		var client *river.Client[pgx.Tx]
+		settings.ReindexerIndexNames = postgresReindexed()
 		client, err = river.NewClient(newPostgresDriver(config.Pool, config.Enqueuer.bell), settings)
 		q.river = inPostgres{client, config.Pool}
 	}

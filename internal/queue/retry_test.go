@@ -40,7 +40,23 @@ func TestOnlyWarnings(t *testing.T) {
 func TestListener(t *testing.T) {
 	t.Parallel()
 	b := newBell()
-	b.ring()
-	b.ring() // twice before it is heard is once
+	b.hear("ours", "others")
+	b.ring("nobody's")
+	require.Empty(t, b.rung)
+	b.ring("ours")
+	b.ring("ours") // twice before it is heard is once
 	require.Len(t, b.rung, 1)
+	l := &listener{bell: b}
+	told := func() string {
+		t.Helper()
+		n, err := l.WaitForNotification(t.Context())
+		require.NoError(t, err)
+		return n.Payload
+	}
+	require.Equal(t, `{"queue":"ours"}`, told())
+	require.Empty(t, b.rung)
+	b.ring("others")
+	require.Equal(t, `{"queue":"others"}`, told())
+	b.ring()
+	require.Equal(t, []string{`{"queue":"ours"}`, `{"queue":"others"}`}, []string{told(), told()})
 }
