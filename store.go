@@ -33,7 +33,8 @@ type Reader interface {
 // Tx is a transaction: everything that a Reader can do, and the writes.
 type Tx interface {
 	Reader
-	// CreateRunner adds a runner; Conflict if its ID is taken, or its address by another live runner of its host.
+	// CreateRunner adds a runner; Conflict if its ID is taken, or its address by another live runner of its host: here, or from
+	// Update.
 	CreateRunner(ctx context.Context, r Runner) error
 	// SaveRunner writes a runner that was read before. Conflict if it was saved by somebody else since (Version), if
 	// its state would fall, if a written outcome would change, or if its address is another live runner's on its host.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/postgres/sqlc"
 	"github.com/firerunner/firerunner/internal/store/row"
@@ -27,6 +29,7 @@ func (s *Store) Acquire(ctx context.Context, name, holder string, ttl time.Durat
 		return l, false, err
 	}
 	err = s.inTx(ctx, func(ctx context.Context, t *tx) error {
+		t.shared.fence = nil
 		known, now, err := t.lease(ctx, name)
 		if err != nil {
 			return err
@@ -52,6 +55,7 @@ func (s *Store) Renew(ctx context.Context, l firerunner.Lease, ttl time.Duration
 		return l, err
 	}
 	err := s.inTx(ctx, func(ctx context.Context, t *tx) error {
+		t.shared.fence = nil
 		known, now, err := t.lease(ctx, l.Name)
 		if err == nil {
 			err = known.Check(l, now)
@@ -69,20 +73,52 @@ func (s *Store) Renew(ctx context.Context, l firerunner.Lease, ttl time.Duration
 // Release implements firerunner.Leases.
 func (s *Store) Release(ctx context.Context, l firerunner.Lease) error {
 	return s.inTx(ctx, func(ctx context.Context, t *tx) error {
+		t.shared.fence = nil
 		return wrap(t.q.LeaseDelete(ctx, sqlc.LeaseDeleteParams{Name: l.Name, Holder: l.Holder, Epoch: l.Epoch}), "release the lease %q", l.Name)
 	})
 }
 
+// fence is a lease as it was when the transaction looked.
+type fence struct {
+	row.Lease
+	now int64 // the database's clock then
+	at  time.Time
+}
+
+// foresee adds a look at a lease to the batch that begins a transaction: all that control writes is under the same. Without a
+// name there is none.
+func foresee(first *pgx.Batch, name string) *fence {
+	if name == "" {
+		return nil
+	}
+	seen := new(fence)
+	d := &deferred{batch: first}
+	_, _ = sqlc.New(d).Lease(context.Background(), name) // its answer comes with the batch's
+	d.last.Fn = func(results pgx.BatchResults) error {
+		var l sqlc.LeaseRow
+		err := results.QueryRow().Scan(&l.Now, &l.Name, &l.Holder, &l.Epoch, &l.Until)
+		*seen = fence{Lease: row.Lease{Name: name, Holder: l.Holder, Epoch: l.Epoch, Until: l.Until}, now: l.Now, at: time.Now()}
+		return wrap(err, "read the lease %q", name)
+	}
+	return seen
+}
+
 // Under implements firerunner.Fence. Nobody can acquire a lease before this transaction has ended, because that takes the
-// lock of writers too.
+// lock of writers too: so one look is enough for all that share it.
 func (t *tx) Under(ctx context.Context, l firerunner.Lease) error {
-	ctx, err := t.begin(ctx)
+	ctx, _, err := t.within(ctx)
 	if err != nil {
 		return err
 	}
-	known, now, err := t.lease(ctx, l.Name)
-	if err != nil {
-		return err
+	t.store.fenced = l.Name
+	seen := t.shared.fence
+	if seen == nil || seen.Name != l.Name {
+		seen = &fence{at: time.Now()}
+		if seen.Lease, seen.now, err = t.lease(ctx, l.Name); err != nil {
+			return err
+		}
+		seen.Name = l.Name // also where there is none
+		t.shared.fence = seen
 	}
-	return known.Check(l, now)
+	return seen.Check(l, seen.now+time.Since(seen.at).Microseconds())
 }

@@ -35,9 +35,10 @@ func everySession(socket bool) map[string]string {
 	return settings
 }
 
-// writerSettings are those of the connection that writes.
+// writerSettings are those of the connection that writes. A plan is made once: its statements find their few rows by an index,
+// whatever is asked for.
 func writerSettings() map[string]string {
-	return map[string]string{"statement_timeout": millis(statementTimeout)}
+	return map[string]string{"statement_timeout": millis(statementTimeout), "plan_cache_mode": "force_generic_plan"}
 }
 
 // settle makes the settings in a session that is new. They do not go with the start of the session, where a pooler refuses

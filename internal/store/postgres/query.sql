@@ -35,12 +35,10 @@ WHERE (@any_demand::bigint <> 0 OR (project_id = @project_id AND tags = @tags))
   AND (cardinality(@states::bigint[]) = 0 OR state = ANY(@states::bigint[]))
 ORDER BY id DESC LIMIT nullif(@most::bigint, -1);
 
--- A conflict is no error here, because an error would spoil the transaction.
--- name: RunnerInsert :execrows
+-- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
     message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
-ON CONFLICT DO NOTHING;
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24);
 
 -- name: RunnerUpdate :execrows
 UPDATE runners SET project_id = @project_id, tags = @tags, profile = @profile, vcpus = @vcpus,

@@ -58,6 +58,7 @@ type Config struct {
 const (
 	defaultLockTimeout = 10 * time.Second
 	defaultGroupSize   = 64
+	groupWithin        = 10 * time.Millisecond // as the first of a group waits for the others, where they do not end before
 	defaultConnections = 8
 	defaultName        = "firerunner"
 	readTimeout        = 30 * time.Second // of a read whose context has no deadline of its own
@@ -93,6 +94,11 @@ type Store struct {
 	reads  *pgxpool.Pool
 	baton  *baton.Baton[*transaction]
 
+	// Of who has the baton.
+	memory       memory
+	carefulUntil time.Time // each member has a savepoint
+	fenced       string    // the lease that was asked for last
+
 	deliveries atomic.Int64 // taken since Open: when to purge
 	leases     atomic.Int64 // the same
 }
@@ -122,7 +128,7 @@ func Open(ctx context.Context, config Config) (_ *Store, err error) {
 	}
 	s := &Store{reader: reader{q: sqlc.New(reads), within: bounded}, config: config, writes: writes, reads: reads}
 	s.baton = baton.New(baton.Config[*transaction]{
-		Begin: s.begin, Wrap: wrap, Most: config.GroupSize, Now: config.Now,
+		Begin: s.begin, Wrap: wrap, Most: config.GroupSize, Within: groupWithin, Now: config.Now,
 		Committed: config.Committed, Enqueued: config.Enqueued, Logger: config.Logger,
 	})
 	return s, nil

@@ -84,19 +84,24 @@ func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Exercise(t, func(t *testing.T) storetest.Subject {
 		store := open(t, postgres.Config{Enqueue: enqueueInTable})
-		return storetest.Subject{Store: store, Steps: func() (all []firerunner.Step) {
-			rows, err := store.Pool().Query(context.Background(), `SELECT step FROM steps ORDER BY id`)
-			require.NoError(t, err)
-			texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
-			require.NoError(t, err)
-			for _, text := range texts {
-				var s firerunner.Step
-				require.NoError(t, json.Unmarshal([]byte(text), &s))
-				all = append(all, s)
-			}
-			return all
-		}}
+		return storetest.Subject{Store: store, Steps: steps(t, store)}
 	})
+}
+
+// steps are those in the table of stepTable, in the order of enqueueing.
+func steps(t *testing.T, store *postgres.Store) func() []firerunner.Step {
+	return func() (all []firerunner.Step) {
+		rows, err := store.Pool().Query(context.Background(), `SELECT step FROM steps ORDER BY id`)
+		require.NoError(t, err)
+		texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		for _, text := range texts {
+			var s firerunner.Step
+			require.NoError(t, json.Unmarshal([]byte(text), &s))
+			all = append(all, s)
+		}
+		return all
+	}
 }
 
 func TestLedger(t *testing.T) {

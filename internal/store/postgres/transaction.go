@@ -2,8 +2,7 @@ package postgres
 
 import (
 	"context"
-	"errors"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,17 +11,19 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-// Each of these is one round trip. The number is the advisory lock that every transaction with an Update in it holds until it
+// The number is the advisory lock that every transaction with an Update in it holds until it
 // has committed; in the migrations it stands too (events_in_order). PostgreSQL gives such a lock up after the commit has
 // become visible to others, so whoever has it next sees everything that came before, and READ COMMITTED is enough.
 const (
-	beginQuery  = "begin isolation level read committed; select pg_advisory_xact_lock(7379526764671527); savepoint member"
-	undoQuery   = "rollback to savepoint member"
-	commitQuery = "commit"
+	beginQuery    = "begin isolation level read committed"
+	lockQuery     = "select pg_advisory_xact_lock(7379526764671527)"
+	savesQuery    = "select last_value from row_saves"
+	markQuery     = "savepoint member"
+	releaseQuery  = "release savepoint member"
+	undoQuery     = "rollback to savepoint member"
+	commitQuery   = "commit"
+	rollbackQuery = "rollback"
 )
-
-// enterQueries end the part of one member and begin that of the next.
-var enterQueries = []string{"release savepoint member", "savepoint member"}
 
 // groupTimeout is the longest that a transaction may take with all that share it. A server that is silent for so long
 // counts as lost.
@@ -32,15 +33,32 @@ const groupTimeout = 30 * time.Second
 // done in it yet. What runs in it is never run twice: the port does not ask for functions that could be.
 const beginAttempts = 3
 
-// transaction is a transaction that several Updates share; each has a savepoint of its own.
-type transaction struct {
-	pgx.Tx
-	conn *pgxpool.Conn
-	ctx  context.Context //nolint:containedctx // belongs to the group, not to the member that began it
-	end  context.CancelFunc
+// carefulFor is how long each member has a savepoint of its own after one without spoilt what others did.
+const carefulFor = time.Minute
 
-	kept    bool // somebody's part stands behind the savepoint
-	entered bool // it does not, and the savepoint of the next was made with the last statements of that part
+// transaction is a transaction that several Updates share. A member sends nearly all that it writes at its end, and what can
+// be foreseen to fail is refused before: so it has a savepoint (a mark) only where it writes earlier, or what the database
+// may refuse. Where a statement fails without, the whole transaction is lost, and for a while each member has one.
+type transaction struct {
+	store *Store
+	conn  *pgxpool.Conn
+	ctx   context.Context //nolint:containedctx // belongs to the group, not to the member that began it
+	end   context.CancelFunc
+
+	marked bool  // the member has a savepoint
+	left   bool  // an earlier member's is still there
+	broken error // the member cannot be undone alone
+
+	enqueued []firerunner.Step // to be due at once, by those whose parts are kept
+	enqueues []firerunner.Step // the same, by the member
+	fence    *fence            // the lease that was looked at last
+	known    known             // to the member at its end
+}
+
+// waits reports whether the same step was enqueued before in this transaction: it begins after the commit, and sees what is
+// written now.
+func (t *transaction) waits(s firerunner.Step) bool {
+	return slices.Contains(t.enqueued, s) || slices.Contains(t.enqueues, s)
 }
 
 // begin opens a transaction and waits for the lock of writers, no longer than ctx lives.
@@ -68,34 +86,68 @@ func (s *Store) beginOnce(ctx context.Context) (*transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginQuery, CommitQuery: commitQuery})
-	if err != nil {
+	var saves int64
+	var first pgx.Batch
+	first.Queue(beginQuery)
+	first.Queue(lockQuery)
+	first.Queue(savesQuery).QueryRow(func(count pgx.Row) error { return count.Scan(&saves) })
+	foreseen := foresee(&first, s.fenced)
+	if err := conn.SendBatch(ctx, &first).Close(); err != nil {
 		conn.Release()
 		return nil, err
 	}
-	t := &transaction{Tx: tx, conn: conn}
+	s.memory.begin(conn.Conn(), saves)
+	t := &transaction{store: s, conn: conn, fence: foreseen}
 	t.ctx, t.end = context.WithTimeoutCause(context.WithoutCancel(ctx), groupTimeout, errSilent)
 	return t, nil
 }
 
-// run runs statements without parameters.
-func (t *transaction) run(statements string) error {
-	_, err := t.Exec(t.ctx, statements)
+// send runs statements, in one round trip; mark: the member is to have a savepoint before them. Where one fails that has none
+// to go back to, the transaction is lost.
+func (t *transaction) send(batch *pgx.Batch, mark bool) error {
+	if mark && !t.marked {
+		var first pgx.Batch
+		if t.left {
+			first.Queue(releaseQuery)
+		}
+		first.Queue(markQuery)
+		batch.QueuedQueries = append(first.QueuedQueries, batch.QueuedQueries...)
+		t.marked, t.left = true, false
+	}
+	err := t.conn.SendBatch(t.ctx, batch).Close()
+	if err != nil && !t.marked {
+		t.spoil(err)
+	}
 	return err
 }
 
-// Enter implements baton.Transaction. The first member finds the savepoint made, and so does who follows one that was
-// undone.
-func (t *transaction) Enter() error {
-	if !t.kept {
-		return nil
-	}
-	t.kept = false
-	return t.run(strings.Join(enterQueries, ";"))
+// spoil gives the transaction up for all who share it.
+func (t *transaction) spoil(cause error) {
+	t.store.carefulUntil = t.store.config.Now().Add(carefulFor)
+	t.broken = firerunner.Errorf(firerunner.Unavailable, "the transaction that was shared with another failed: %w", cause)
 }
 
-// Undo implements baton.Transaction.
-func (t *transaction) Undo() error { return t.run(undoQuery) }
+// Enter implements baton.Transaction.
+func (t *transaction) Enter() error { return nil }
+
+// Undo implements baton.Transaction. After a statement that failed PostgreSQL wants a savepoint to go back to.
+func (t *transaction) Undo() error {
+	t.store.memory.forget()
+	switch {
+	case t.broken != nil:
+		return t.broken
+	case t.marked:
+		t.marked, t.left, t.enqueues = false, true, nil
+		_, err := t.conn.Exec(t.ctx, undoQuery)
+		return err
+	case t.conn.Conn().PgConn().TxStatus() != 'T':
+		return errFailed
+	}
+	t.enqueues = nil
+	return nil
+}
+
+var errFailed = firerunner.Errorf(firerunner.Unavailable, "a statement of this transaction failed, so nothing of it is kept")
 
 // Keep implements baton.Transaction. After a statement that failed PostgreSQL keeps nothing of the member's part, whatever
 // the member made of the error.
@@ -103,21 +155,29 @@ func (t *transaction) Keep() (refused, broken error) {
 	switch conn := t.conn.Conn().PgConn(); {
 	case conn.IsClosed():
 		return nil, firerunner.Errorf(firerunner.Unavailable, "the connection to the database is lost")
-	case conn.TxStatus() == 'E':
-		return firerunner.Errorf(firerunner.Conflict, "a statement of this transaction failed, so nothing of it is kept"), nil
+	case t.broken != nil:
+		return nil, t.broken
+	case conn.TxStatus() == 'E' && t.marked:
+		return errFailed, nil
 	case conn.TxStatus() != 'T':
-		return nil, firerunner.Errorf(firerunner.Internal, "the transaction has ended by itself")
+		return nil, errFailed
 	}
-	t.kept, t.entered = !t.entered, false
+	t.left, t.marked = t.left || t.marked, false
+	t.enqueued, t.enqueues = append(t.enqueued, t.enqueues...), nil
+	t.store.memory.keep(t.known)
+	t.known = known{}
 	return nil, nil
 }
 
 // Commit implements baton.Transaction. Where the connection breaks while it runs nobody knows whether it did.
 func (t *transaction) Commit() error {
 	defer t.close()
-	err := t.Tx.Commit(t.ctx)
-	if errors.Is(err, pgx.ErrTxCommitRollback) {
-		return firerunner.Errorf(firerunner.Internal, "the database rolled back instead: %w", err)
+	tag, err := t.conn.Exec(t.ctx, commitQuery)
+	if err == nil && tag.String() != "COMMIT" {
+		err = firerunner.Errorf(firerunner.Internal, "the database rolled back instead: %s", tag)
+	}
+	if err != nil {
+		t.store.memory.forget()
 	}
 	return err
 }
@@ -125,7 +185,8 @@ func (t *transaction) Commit() error {
 // Rollback implements baton.Transaction.
 func (t *transaction) Rollback() {
 	defer t.close()
-	_ = t.Tx.Rollback(t.ctx)
+	t.store.memory.forget()
+	_, _ = t.conn.Exec(t.ctx, rollbackQuery)
 }
 
 func (t *transaction) close() {

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -42,7 +43,11 @@ func randomUpdate(t *rapid.T, store firerunner.Store, known *model) {
 	refused := false
 	err := store.Update(context.Background(), func(tx firerunner.Tx) error {
 		for range rapid.IntRange(1, 5).Draw(t, "operations") {
-			if err := randomOperation(t, tx, &next); err != nil {
+			switch err := randomOperation(t, tx, &next); {
+			case errors.Is(err, errToldLater):
+				refused = true
+				return nil
+			case err != nil:
 				refused = true // what a store does with the rest of a transaction is its own business: give it up
 				return err
 			}
@@ -55,6 +60,7 @@ func randomUpdate(t *rapid.T, store firerunner.Store, known *model) {
 	switch {
 	case refused:
 		require.Error(t, err)
+		require.NotErrorIs(t, err, errToldLater)
 	case fails:
 		require.ErrorIs(t, err, errOnPurpose)
 	default:
@@ -63,14 +69,20 @@ func randomUpdate(t *rapid.T, store firerunner.Store, known *model) {
 	}
 }
 
+// errToldLater says that a write was not refused yet, and that Update has to refuse it.
+var errToldLater = errors.New("told later")
+
 // randomOperation does one thing on both. It returns the error of one that had to be refused, and was.
 func randomOperation(t *rapid.T, tx firerunner.Tx, m *model) error {
 	ctx := context.Background()
-	switch rapid.SampledFrom([]string{"create", "save", "save", "save", "job", "job", "project", "host", "host removed", "event", "delivery", "step"}).Draw(t, "operation") {
+	switch rapid.SampledFrom([]string{"create", "save", "save", "save", "job", "job", "project", "host", "host removed", "event", "delivery", "step", "read", "read", "read"}).Draw(t, "operation") {
 	case "create":
 		r := drawRunner(t)
 		err := tx.CreateRunner(ctx, r)
 		if _, taken := m.runners[r.ID]; taken || m.addressTaken(r) {
+			if err == nil {
+				return errToldLater
+			}
 			require.Equal(t, firerunner.Conflict, firerunner.CodeOf(err))
 			return err
 		}
@@ -122,6 +134,8 @@ func randomOperation(t *rapid.T, tx firerunner.Tx, m *model) error {
 		require.NoError(t, err)
 		require.Equal(t, !m.deliveries[key], fresh)
 		m.deliveries[key] = true
+	case "read":
+		randomRead(t, tx, m)
 	case "step":
 		// No two are alike: a queue may merge those that are.
 		step := firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: 1, JobID: int64(len(m.steps)) + 1}
@@ -129,6 +143,54 @@ func randomOperation(t *rapid.T, tx firerunner.Tx, m *model) error {
 		m.steps = append(m.steps, step)
 	}
 	return nil
+}
+
+// randomRead asks within a transaction: it sees what it wrote, and all that was committed before it began.
+func randomRead(t *rapid.T, tx firerunner.Tx, m *model) {
+	ctx := context.Background()
+	switch rapid.SampledFrom([]string{"runner", "job", "runners", "jobs", "hosts", "events"}).Draw(t, "what") {
+	case "runner":
+		id := drawRunner(t).ID
+		got, err := tx.Runner(ctx, id)
+		if want, there := m.runners[id]; there {
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		} else {
+			require.Equal(t, firerunner.NotFound, firerunner.CodeOf(err))
+		}
+	case "job":
+		id := drawJob(t).ID
+		got, err := tx.Job(ctx, id)
+		if want, there := m.jobs[id]; there {
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		} else {
+			require.Equal(t, firerunner.NotFound, firerunner.CodeOf(err))
+		}
+	case "runners":
+		q := firerunner.RunnerQuery{Live: rapid.Bool().Draw(t, "live")}
+		got, err := tx.Runners(ctx, q)
+		require.NoError(t, err)
+		require.Equal(t, m.wantRunners(q), orNil(got))
+		for i := range got {
+			got[i] = firerunner.Runner{} // the caller's own
+		}
+	case "jobs":
+		got, err := tx.Jobs(ctx, firerunner.JobQuery{})
+		require.NoError(t, err)
+		require.Equal(t, m.wantJobs(firerunner.JobQuery{}), orNil(got))
+	case "hosts":
+		got, err := tx.Hosts(ctx)
+		require.NoError(t, err)
+		require.Len(t, got, len(m.hosts))
+		for _, h := range got {
+			require.Equal(t, m.hosts[h.Name], h)
+		}
+	case "events":
+		got, err := tx.Events(ctx, firerunner.EventQuery{})
+		require.NoError(t, err)
+		require.Len(t, got, len(m.events))
+	}
 }
 
 // randomSave saves a runner that may not be there, be stale, or try to go back.

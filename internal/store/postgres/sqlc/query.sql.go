@@ -1010,11 +1010,10 @@ func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 	return i, err
 }
 
-const runnerInsert = `-- name: RunnerInsert :execrows
+const runnerInsert = `-- name: RunnerInsert :exec
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
     message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
-ON CONFLICT DO NOTHING
 `
 
 type RunnerInsertParams struct {
@@ -1044,9 +1043,8 @@ type RunnerInsertParams struct {
 	Controller string
 }
 
-// A conflict is no error here, because an error would spoil the transaction.
-func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) (int64, error) {
-	result, err := q.db.Exec(ctx, runnerInsert,
+func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) error {
+	_, err := q.db.Exec(ctx, runnerInsert,
 		arg.ID,
 		arg.ProjectID,
 		arg.Tags,
@@ -1072,10 +1070,7 @@ func (q *Queries) RunnerInsert(ctx context.Context, arg RunnerInsertParams) (int
 		arg.JobKey,
 		arg.Controller,
 	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+	return err
 }
 
 const runnerUpdate = `-- name: RunnerUpdate :execrows

@@ -1,0 +1,156 @@
+package postgres_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/store/postgres"
+)
+
+// together runs n Updates so that all of them wait while the first is inside.
+func together(t *testing.T, store *postgres.Store, n int, do func(i int, tx firerunner.Tx) error) []error {
+	t.Helper()
+	errs := make([]error, n)
+	inside, release := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		errs[0] = store.Update(context.Background(), func(tx firerunner.Tx) error {
+			close(inside)
+			<-release
+			return do(0, tx)
+		})
+	})
+	<-inside
+	for i := 1; i < n; i++ {
+		all.Go(func() {
+			errs[i] = store.Update(context.Background(), func(tx firerunner.Tx) error { return do(i, tx) })
+		})
+		require.Eventually(t, func() bool { return postgres.Waiting(store) == i }, 10*time.Second, 100*time.Microsecond)
+	}
+	close(release)
+	all.Wait()
+	return errs
+}
+
+func addEvent(ctx context.Context, tx firerunner.Tx, message string) error {
+	return tx.AddEvent(ctx, firerunner.Event{Kind: firerunner.EventNotice, Message: message})
+}
+
+// messages are those of all events.
+func messages(t *testing.T, store *postgres.Store) (all []string) {
+	t.Helper()
+	events, err := store.Events(t.Context(), firerunner.EventQuery{})
+	require.NoError(t, err)
+	for _, e := range events {
+		all = append(all, e.Message)
+	}
+	return all
+}
+
+// TestGroupRefused: what the database refuses of one member is undone alone, also what that one wrote earlier.
+func TestGroupRefused(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	still := time.Now()
+	commits := 0
+	store := open(t, postgres.Config{Now: func() time.Time { return still }, Committed: func([]firerunner.Event) { commits++ }})
+	random := make([]byte, 8000)
+	_, err := rand.Read(random)
+	require.NoError(t, err)
+	errs := together(t, store, 6, func(i int, tx firerunner.Tx) error {
+		require.NoError(t, addEvent(ctx, tx, fmt.Sprint(i)))
+		switch i {
+		case 1: // its last words
+			return tx.CreateRunner(ctx, firerunner.Runner{ID: "taken"})
+		case 2:
+			return tx.CreateRunner(ctx, firerunner.Runner{ID: "taken"})
+		case 3: // too long for an index
+			_, err := tx.SaveJob(ctx, firerunner.Job{ID: 7, ProjectID: 1, Status: firerunner.JobPending, Tags: firerunner.TagSet(hex.EncodeToString(random))})
+			return err
+		case 4: // in the middle
+			_, err := tx.TakeDelivery(ctx, "key", still)
+			require.NoError(t, err)
+			events, err := tx.Events(ctx, firerunner.EventQuery{})
+			require.NoError(t, err)
+			require.Len(t, events, 3, "its own too")
+			return context.Canceled
+		}
+		return nil
+	})
+	require.NoError(t, errs[0])
+	require.NoError(t, errs[1])
+	requireCode(t, firerunner.Conflict, errs[2])
+	require.ErrorContains(t, errs[2], `create runner "taken"`)
+	require.Error(t, errs[3])
+	require.ErrorIs(t, errs[4], context.Canceled)
+	require.NoError(t, errs[5])
+	require.Equal(t, []string{"0", "1", "5"}, messages(t, store))
+	require.Equal(t, 1, commits)
+	require.NoError(t, store.Update(ctx, func(tx firerunner.Tx) error {
+		fresh, err := tx.TakeDelivery(ctx, "key", still)
+		require.True(t, fresh)
+		return err
+	}))
+}
+
+// TestGroupSpoilt: a statement that nobody expected to fail takes those with it that share the transaction; they may come
+// again, and then it fails alone.
+func TestGroupSpoilt(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	still := time.Now()
+	store := open(t, postgres.Config{Now: func() time.Time { return still }})
+	_, err := store.Pool().Exec(ctx, `CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'odd'; END $$`)
+	require.NoError(t, err)
+	_, err = store.Pool().Exec(ctx, `CREATE TRIGGER odd BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.message = '2') EXECUTE FUNCTION odd()`)
+	require.NoError(t, err)
+	add := func(i int, tx firerunner.Tx) error { return addEvent(ctx, tx, fmt.Sprint(i)) }
+
+	errs := together(t, store, 5, add)
+	for i, err := range errs[:3] {
+		require.Error(t, err, i)
+	}
+	requireCode(t, firerunner.Unavailable, errs[0])
+	require.ErrorContains(t, errs[2], "odd")
+	require.NoError(t, errs[3], "it came into the next group")
+	require.NoError(t, errs[4])
+	require.Equal(t, []string{"3", "4"}, messages(t, store))
+
+	errs = together(t, store, 5, add)
+	require.ErrorContains(t, errs[2], "odd")
+	errs[2] = nil
+	for i, err := range errs {
+		require.NoError(t, err, i)
+	}
+	require.Equal(t, []string{"3", "4", "0", "1", "3", "4"}, messages(t, store))
+}
+
+// TestGroupSteps: a step that two who share a commit ask for is added once, unless the first of them was undone.
+func TestGroupSteps(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	still := time.Now()
+	store := open(t, postgres.Config{Now: func() time.Time { return still }, Enqueue: enqueueInTable})
+	place, demand := firerunner.Step{Kind: firerunner.StepPlace}, firerunner.Step{Kind: firerunner.StepDemand, Tags: "a"}
+	errs := together(t, store, 4, func(i int, tx firerunner.Tx) error {
+		require.NoError(t, tx.Enqueue(ctx, place))
+		if i == 0 {
+			require.NoError(t, tx.Enqueue(ctx, demand))
+			_, err := tx.TakeDelivery(ctx, "key", still) // and it is undone, from the savepoint that this made
+			require.NoError(t, err)
+			return context.Canceled
+		}
+		return tx.Enqueue(ctx, demand)
+	})
+	require.ErrorIs(t, errs[0], context.Canceled)
+	require.NoError(t, errs[3])
+	require.Equal(t, []firerunner.Step{place, demand}, steps(t, store)())
+}

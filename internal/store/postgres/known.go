@@ -1,0 +1,201 @@
+package postgres
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/store/postgres/sqlc"
+	"github.com/firerunner/firerunner/internal/store/row"
+)
+
+// known is the rows that a member has read or written. Nobody else writes before its transaction ends, so they are as the
+// database has them, with what is pending.
+type known struct {
+	runners map[string]firerunner.Runner
+	jobs    map[int64]firerunner.Job
+	lists   [][]firerunner.Runner // read, and not in the map yet: most are never asked for again
+	noJob   int64                 // the last one that is not there
+}
+
+func (k *known) runner(id string) (firerunner.Runner, bool) {
+	if r, ok := k.runners[id]; ok {
+		return r, true
+	}
+	for _, list := range k.lists {
+		for _, r := range list {
+			if _, newer := k.runners[r.ID]; !newer {
+				k.keep(r)
+			}
+		}
+	}
+	k.lists = nil
+	r, ok := k.runners[id]
+	return r, ok
+}
+
+func (k *known) keep(r firerunner.Runner) {
+	if k.runners == nil {
+		k.runners = map[string]firerunner.Runner{}
+	}
+	k.runners[r.ID] = r
+}
+
+func (k *known) keepJob(j firerunner.Job) {
+	if k.jobs == nil {
+		k.jobs = map[int64]firerunner.Job{}
+	}
+	k.jobs[j.ID] = j
+}
+
+// Runner implements firerunner.Reader.
+func (t *tx) Runner(ctx context.Context, id string) (firerunner.Runner, error) {
+	if _, _, err := t.within(ctx); err != nil {
+		return firerunner.Runner{}, err
+	}
+	if r, ok := t.known.runner(id); ok {
+		return r, nil
+	}
+	if r, ok := t.store.memory.runners[id]; ok {
+		return r, nil
+	}
+	r, err := t.reader.Runner(ctx, id)
+	if err == nil {
+		t.known.keep(r)
+	}
+	return r, err
+}
+
+// Job implements firerunner.Reader.
+func (t *tx) Job(ctx context.Context, id int64) (firerunner.Job, error) {
+	if _, _, err := t.within(ctx); err != nil {
+		return firerunner.Job{}, err
+	}
+	if j, ok := t.known.jobs[id]; ok {
+		return j, nil
+	}
+	if j, ok := t.store.memory.jobs[id]; ok {
+		return j, nil
+	}
+	if t.known.noJob == id {
+		return firerunner.Job{}, wrap(pgx.ErrNoRows, "read job %d", id)
+	}
+	j, err := t.reader.Job(ctx, id)
+	switch firerunner.CodeOf(err) {
+	case "":
+		t.known.keepJob(j)
+	case firerunner.NotFound:
+		t.known.noJob = id
+	}
+	return j, err
+}
+
+// Runners implements firerunner.Reader.
+func (t *tx) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]firerunner.Runner, error) {
+	if err := t.flushFor(ctx, t.pending.runners); err != nil {
+		return nil, err
+	}
+	found, err := t.reader.Runners(ctx, q)
+	if len(found) > 0 {
+		t.known.lists = append(t.known.lists, slices.Clone(found))
+	}
+	return found, err
+}
+
+// Jobs implements firerunner.Reader.
+func (t *tx) Jobs(ctx context.Context, q firerunner.JobQuery) ([]firerunner.Job, error) {
+	if err := t.flushFor(ctx, t.pending.jobs); err != nil {
+		return nil, err
+	}
+	return t.reader.Jobs(ctx, q)
+}
+
+// Events implements firerunner.Reader.
+func (t *tx) Events(ctx context.Context, q firerunner.EventQuery) ([]firerunner.Event, error) {
+	if err := t.flushFor(ctx, len(t.pending.events) > 0); err != nil {
+		return nil, err
+	}
+	return t.reader.Events(ctx, q)
+}
+
+// Hosts implements firerunner.Reader.
+func (t *tx) Hosts(ctx context.Context) ([]firerunner.Host, error) {
+	if err := t.flushFor(ctx, t.pending.hosts); err != nil {
+		return nil, err
+	}
+	return t.reader.Hosts(ctx)
+}
+
+// Projects implements firerunner.Reader.
+func (t *tx) Projects(ctx context.Context, since time.Time) ([]firerunner.Project, error) {
+	if err := t.flushFor(ctx, t.pending.projects); err != nil {
+		return nil, err
+	}
+	return t.reader.Projects(ctx, since)
+}
+
+// SaveRunner implements firerunner.Tx. The database's own triggers keep state, outcome and desired from going back too.
+func (t *tx) SaveRunner(ctx context.Context, r *firerunner.Runner) error {
+	ctx, err := t.begin(ctx)
+	if err != nil {
+		return err
+	}
+	old, err := t.Runner(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	if err := row.CheckSave(old, *r); err != nil {
+		return err
+	}
+	saved := row.FromRunner(*r)
+	if err := t.pending.put(1, func(q *sqlc.Queries) error {
+		_, err := q.RunnerUpdate(ctx, updateFromRow(saved))
+		return err
+	}, "save runner %q", r.ID); err != nil {
+		return err
+	}
+	t.pending.saves++
+	t.pending.runners = true
+	if r.Address.IsValid() && (r.Address != old.Address || r.Host != old.Host) {
+		if err := t.flush(false); err != nil { // whether it is another's is for the database to say
+			return err
+		}
+	}
+	r.Version++
+	saved.Version++
+	t.known.keep(saved.Runner())
+	return nil
+}
+
+// longTags is how long tags may be to fit an entry of an index for certain, which the server limits to a third of a page.
+const longTags = 2000
+
+// SaveJob implements firerunner.Tx.
+func (t *tx) SaveJob(ctx context.Context, seen firerunner.Job) (firerunner.Job, error) {
+	old, err := t.Job(ctx, seen.ID)
+	saves := int64(0)
+	switch {
+	case err == nil:
+		seen, saves = old.Merge(seen), 1
+	case firerunner.CodeOf(err) != firerunner.NotFound:
+		return firerunner.Job{}, err
+	}
+	ctx, err = t.begin(ctx)
+	if err != nil {
+		return firerunner.Job{}, err
+	}
+	saved := row.FromJob(seen)
+	if err := t.pending.put(1, func(q *sqlc.Queries) error {
+		return q.JobUpsert(ctx, sqlc.JobUpsertParams(saved))
+	}, "save job %d", seen.ID); err != nil {
+		return firerunner.Job{}, err
+	}
+	t.pending.saves += saves
+	t.pending.jobs = true
+	t.pending.refusable = t.pending.refusable || len(saved.Tags) > longTags
+	t.known.keepJob(saved.Job())
+	return saved.Job(), nil
+}
