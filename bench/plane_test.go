@@ -21,6 +21,7 @@ import (
 	"github.com/firerunner/firerunner/internal/gitlab"
 	"github.com/firerunner/firerunner/internal/gitlabtest"
 	"github.com/firerunner/firerunner/internal/intake"
+	"github.com/firerunner/firerunner/internal/peers"
 	"github.com/firerunner/firerunner/internal/queue"
 	"github.com/firerunner/firerunner/internal/store/postgres"
 	"github.com/firerunner/firerunner/internal/store/postgrestest"
@@ -31,6 +32,8 @@ const (
 	signing = "whsec_dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
 	size    = "firecracker-1cpu-1gb"
 	slots   = 64
+
+	controllerName = "bench"
 )
 
 // plane is the whole control plane, wired as the daemon wires it: everything is real but the microVMs, and GitLab, which
@@ -118,7 +121,7 @@ func newPlane(b *testing.B, on engine) *plane {
 	p.store, work, p.database = on(b, enqueuer, p.seen.record)
 	b.Cleanup(func() { require.NoError(b, p.store.Close()) })
 	require.NoError(b, p.store.Update(ctx, func(tx firerunner.Tx) error {
-		return tx.SaveHost(ctx, firerunner.Host{Name: "here", Driver: "fake", VCPUs: slots, MemoryMiB: slots * 1024, Slots: slots})
+		return tx.SaveHost(ctx, firerunner.Host{Name: "here", Driver: "fake", Controller: controllerName, VCPUs: slots, MemoryMiB: slots * 1024, Slots: slots})
 	}))
 	transport := &http.Transport{MaxIdleConnsPerHost: 2 * slots}
 	b.Cleanup(transport.CloseIdleConnections)
@@ -126,7 +129,9 @@ func newPlane(b *testing.B, on engine) *plane {
 	b.Cleanup(func() { require.NoError(b, driver.Close()) })
 
 	limits := firerunner.SizeLimits{Min: firerunner.Size{VCPUs: 1, MemoryMiB: 512}, Max: firerunner.Size{VCPUs: 4, MemoryMiB: 8192}}
+	among, now := p.join(b)
 	p.control, err = control.New(control.Config{
+		Controller: controllerName, Peers: among, Now: now,
 		Store: p.store, GitLab: api, Driver: driver, Installation: "bench", GuestURL: p.gitlab.URL(), Logger: quiet,
 		SealKeys: firerunner.NewSealKeys(token), // as serve has them: each job is sealed
 		Image:    func(context.Context, string) (firerunner.Image, error) { return firerunner.Image{Name: "debian"}, nil },
@@ -134,6 +139,7 @@ func newPlane(b *testing.B, on engine) *plane {
 	})
 	require.NoError(b, err)
 	work.Enqueuer, work.Steps, work.Concurrency, work.Sole, work.Logger = enqueuer, p.control.Steps(), slots+8, true, quiet
+	work.Controller = controllerName
 	steps, err := queue.New(work)
 	require.NoError(b, err)
 	require.NoError(b, steps.Start(ctx))
@@ -151,6 +157,27 @@ func newPlane(b *testing.B, on engine) *plane {
 	b.Cleanup(srv.Close)
 	p.webhook = srv.URL
 	return p
+}
+
+// join makes this one of a site's controllers, where there may be several: each transaction is made under its lease then.
+func (p *plane) join(b *testing.B) (control.Peers, func() time.Time) {
+	store, several := p.store.(*postgres.Store)
+	if !several {
+		return control.Peers{}, time.Now
+	}
+	none := func(context.Context) ([]string, error) { return nil, nil }
+	keeper, err := peers.Join(b.Context(), peers.Config{
+		Leases: store, Registry: store, Self: firerunner.Controller{Name: controllerName, Driver: "fake"}, Holder: "bench",
+		Bearers: none, Left: func(context.Context, string) (bool, error) { return false, nil }, Lost: func(err error) { b.Error(err) },
+	})
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, keeper.Leave(context.Background(), true)) })
+	keeper.Serve()
+	return control.Peers{
+		Under: func(ctx context.Context, tx firerunner.Tx) error { return keeper.Under(ctx, tx, controllerName) },
+		Holds: func() bool { return keeper.Holds(controllerName) }, Leads: keeper.Leads, Away: keeper.Away,
+		On: func(context.Context, string) ([]string, error) { return nil, nil },
+	}, keeper.Now
 }
 
 // percentiles reports the median and the 99th percentile of durations in milliseconds.
