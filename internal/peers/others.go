@@ -93,11 +93,11 @@ func (k *Keeper) relieve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gone := bearers
+	gone, last := bearers, map[string]firerunner.Lease{}
 	for _, l := range leases {
 		name := strings.TrimPrefix(l.Name, firerunner.ControllerLeases)
 		if l.Over {
-			gone = append(gone, name)
+			gone, last[name] = append(gone, name), l
 		} else {
 			gone = slices.DeleteFunc(gone, func(n string) bool { return n == name })
 		}
@@ -113,7 +113,11 @@ func (k *Keeper) relieve(ctx context.Context) error {
 		if at >= 0 {
 			who = known[at]
 		}
-		errs = append(errs, k.take(ctx, name, k.CanStandIn != nil && k.CanStandIn(who)))
+		if k.CanStandIn != nil && k.CanStandIn(who) {
+			errs = append(errs, k.take(ctx, name))
+		} else {
+			errs = append(errs, k.bury(ctx, name, last[name]))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -133,28 +137,42 @@ func (k *Keeper) claims(ctx context.Context) (map[string]bool, error) {
 	return claims, nil
 }
 
-// take stands in for one, or buries what it was doing where we cannot.
-func (k *Keeper) take(ctx context.Context, name string, able bool) error {
+// buryWithin is for how long after a controller's death each of the others takes up what it was doing. What is left then,
+// because some of them died over it, the queue has found by itself.
+const buryWithin = 10 * time.Minute
+
+// bury takes up what a controller was doing for which we cannot stand in. Its lease is let expire as it was, not given up:
+// something of the controller is left, and an operator wants to know since when nobody sees to it.
+func (k *Keeper) bury(ctx context.Context, name string, last firerunner.Lease) error {
 	k.mu.Lock()
 	done := k.buried[name]
 	k.mu.Unlock()
-	if !able && (done || k.Bury == nil) {
+	// Only after another has had it is the holder of a lease that is over one who stands in: it was buried then.
+	if strings.HasSuffix(last.Holder, standsIn) && k.Now().Sub(last.Until) > buryWithin {
+		done = true
+	}
+	if done || k.Bury == nil {
 		return nil
 	}
-	began := time.Now()
 	l, ok, err := k.Leases.Acquire(ctx, firerunner.LeaseOf(name), StandIn(k.Holder), k.TTL)
 	if err != nil || !ok { // somebody was faster, or it is back
 		return err
 	}
-	if !able {
-		err := k.Bury(ctx, name)
-		if err == nil {
-			k.mu.Lock()
-			k.buried[name] = true
-			k.mu.Unlock()
-			k.Logger.Warn("a controller is away, and nobody else reaches its microVMs", "controller", name)
-		}
-		return errors.Join(err, k.Leases.Release(ctx, l))
+	if err = k.Bury(ctx, name); err == nil {
+		k.mu.Lock()
+		k.buried[name] = true
+		k.mu.Unlock()
+		k.Logger.Warn("a controller is away, and nobody else reaches its microVMs", "controller", name)
+	}
+	return errors.Join(err, k.expire(ctx, grip{Lease: l}))
+}
+
+// take stands in for one.
+func (k *Keeper) take(ctx context.Context, name string) error {
+	began := time.Now()
+	l, ok, err := k.Leases.Acquire(ctx, firerunner.LeaseOf(name), StandIn(k.Holder), k.TTL)
+	if err != nil || !ok { // somebody was faster, or it is back
+		return err
 	}
 	k.mu.Lock()
 	k.standing[name] = &grip{Lease: l, sure: began.Add(k.TTL)}

@@ -296,6 +296,20 @@ func TestBuriesWhomNobodyReaches(t *testing.T) {
 		wait(time.Minute)
 		require.Equal(t, []string{"bury b"}, a.done(), "once")
 		require.True(t, a.Away("b"))
+		since := func() time.Time {
+			all, err := peers.See(t.Context(), d, d)
+			require.NoError(t, err)
+			at := slices.IndexFunc(all, func(s peers.Seen) bool { return s.Name == "b" })
+			require.Equal(t, peers.Away, all[at].State)
+			return all[at].Since
+		}
+		died := since()
+		require.WithinDuration(t, time.Now().Add(-time.Minute), died, ttl, "something of it is left: its lease is not given up")
+		wait(time.Hour)
+		c := join(t, d, "c")
+		wait(time.Minute)
+		require.Empty(t, c.done(), "it was buried long ago")
+		require.Equal(t, died, since(), "and is away as long")
 		began := time.Now()
 		b := join(t, d, "b")
 		require.Less(t, time.Since(began), ttl)

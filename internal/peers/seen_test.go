@@ -39,7 +39,8 @@ func TestSee(t *testing.T) {
 		require.WithinDuration(t, died, seen["local"].Since, time.Millisecond)
 		require.Empty(t, seen["local"].Holder)
 		wait(time.Minute)
-		require.Equal(t, peers.Away, see()["local"].State, "nobody can act for it, so its lease is given up")
+		require.Equal(t, peers.Away, see()["local"].State, "nobody can act for it")
+		require.WithinDuration(t, died, see()["local"].Since, ttl, "since when is still known")
 
 		over(t, d, firerunner.Controller{Name: "fleet", Driver: "fleet"})
 		wait(ttl)
