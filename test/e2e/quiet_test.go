@@ -138,7 +138,13 @@ func (s *site) remains() []string {
 // cgroups returns the control groups of the site, the innermost first.
 func (s *site) cgroups() []string { return remains.Cgroups(s.installation()) }
 
-func (s *site) installation() string { return strings.TrimSpace(readAll(s.state("installation"))) }
+// installation is the mark on all that the site makes: of several controllers one has chosen it.
+func (s *site) installation() string {
+	if s.mark != "" {
+		return s.mark
+	}
+	return strings.TrimSpace(readAll(s.state("installation")))
+}
 
 // account holds every job and runner of the site to what must always be true of them.
 func (s *site) account() {

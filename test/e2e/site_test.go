@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -19,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/firerunner/firerunner/internal/gitlabtest"
-	"github.com/firerunner/firerunner/internal/store/sqlite"
 )
 
 // guestGitLab is GitLab's address in guests: a name that only their own DNS knows.
@@ -34,6 +32,9 @@ type options struct {
 	fleet    *fleet            // hosts that carry the microVMs; nil: this machine does
 	config   string            // more of the configuration file
 	private  *authority        // GitLab speaks HTTPS with a certificate of this; nil: plain HTTP
+	hook     string            // where GitLab's webhooks go; empty: to the daemon
+	database string            // of PostgreSQL, by its URL; empty: a file in the state folder
+	beside   *site             // another controller of that database, whose GitLab this one has too; nil: there is none yet
 }
 
 // site is a GitLab with one project, and a FireRunner that serves it. Its methods are for the test's own goroutine.
@@ -53,7 +54,8 @@ type site struct {
 	webhooks, metrics int    // ports
 	program           string // of the daemon
 	daemon            *daemon
-	store             *sqlite.Store
+	store             truth
+	mark              string // of the installation, where its state folder's is not it
 	observer          *observer
 }
 
@@ -69,13 +71,16 @@ func newSite(t *testing.T, o options) *site {
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o711))
 	s := &site{t: t, dir: dir, program: under.daemon, settings: o.settings, guestURL: guestGitLab, webhooks: freePort(t), metrics: freePort(t)}
-	s.startGitLab(o)
-	s.writeConfig(max(o.slots, 1), o.fleet, o.config)
+	if o.beside == nil {
+		s.startGitLab(o)
+	} else {
+		s.join(o.beside, o.hook)
+	}
+	s.writeConfig(max(o.slots, 1), o.fleet, o.config+s.keepIn(o.database))
 	s.observer = observe(s)
 	t.Cleanup(s.end)
 	s.start()
-	s.store, err = sqlite.Open(t.Context(), sqlite.Config{Path: s.state("firerunner.db"), Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
+	s.open(o.database)
 	return s
 }
 
@@ -117,10 +122,10 @@ func (s *site) startGitLab(o options) {
 	}
 	s.project, err = s.gitlab.CreateProject("group/app", files)
 	require.NoError(s.t, err)
-	s.hook, err = s.gitlab.AddHook(s.project.ID, gitlabtest.Hook{
-		URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", s.webhooks), SigningToken: s.signing, JobEvents: true,
-	})
-	require.NoError(s.t, err)
+	if o.hook == "" {
+		o.hook = s.webhook()
+	}
+	s.addHook(o.hook)
 }
 
 // writeConfig writes the configuration as an operator would. The sweep is so slow that it does nothing in a test that
