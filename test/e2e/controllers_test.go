@@ -3,9 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,54 +26,66 @@ type pair struct {
 	*cast
 	t     *testing.T
 	both  [2]*site // of one GitLab; the first has made it
+	url   string   // of the database
 	store *postgres.Store
 }
 
+// newPair starts two controllers of this version.
 func newPair(t *testing.T) *pair {
+	t.Helper()
+	p := preparePair(t, "")
+	for _, s := range p.both {
+		s.start()
+	}
+	p.open()
+	return p
+}
+
+// preparePair makes two controllers, a and b, that are not started yet. GitLab's webhooks go to hook; empty: to each of both.
+func preparePair(t *testing.T, hook string) *pair {
 	t.Helper()
 	if under.skip != "" {
 		t.Skip(under.skip)
 	}
-	p := &pair{t: t, cast: newCast(t, hostNoise{}, hostNoise{})}
+	p := &pair{t: t, cast: newCast(t, hostNoise{}, hostNoise{}), url: postgrestest.New(t)}
 	p.second = freePort(t)
-	url := postgrestest.New(t)
 	for i, name := range []string{"a", "b"} {
 		dir, err := os.MkdirTemp("/tmp", "fr-")
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 		s := &site{t: t, dir: dir, program: under.daemon, guestURL: guestGitLab, webhooks: freePort(t), metrics: freePort(t)}
 		if i == 0 {
-			s.startGitLab(options{})
+			s.startGitLab(options{hook: hook})
 		} else {
-			first := p.both[0]
-			s.gitlab, s.project, s.token, s.signing = first.gitlab, first.project, first.token, first.signing
-			s.hook, err = s.gitlab.AddHook(s.project.ID, gitlabtest.Hook{
-				URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", s.webhooks), SigningToken: s.signing, JobEvents: true,
-			})
-			require.NoError(t, err)
+			s.join(p.both[0], hook)
 		}
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "database"), []byte(url), 0o600))
-		more := fmt.Sprintf("database_file: database\ncontroller: {name: %s, lease_time: 4s}\n", name)
-		s.writeConfig(4, p.fleet, more)
+		s.writeConfig(4, p.fleet, s.keepIn(p.url)+fmt.Sprintf("controller: {name: %s, lease_time: 4s}\n", name))
 		if i == 1 {
 			text := strings.NewReplacer(fmt.Sprint("port: ", p.guests), fmt.Sprint("port: ", p.second), guestEndpoint, secondEndpoint).Replace(readAll(s.configFile()))
 			require.NoError(t, os.WriteFile(s.configFile(), []byte(text), 0o600))
 		}
 		p.both[i] = s
-		s.start()
 		t.Cleanup(func() {
 			if t.Failed() {
 				t.Logf("controller %s:\n%s", name, tail(readAll(s.logFile()), 150))
 			}
-			s.daemon.signal(syscall.SIGKILL)
-			<-s.daemon.ended
+			if s.daemon != nil {
+				s.daemon.signal(syscall.SIGKILL)
+				<-s.daemon.ended
+			}
 		})
 	}
-	var err error
-	p.store, err = postgres.Open(t.Context(), postgres.Config{URL: firerunner.Secret(url), Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, p.store.Close()) })
 	return p
+}
+
+// open opens the database beside the controllers, which have made its tables.
+func (p *pair) open() {
+	p.t.Helper()
+	for _, s := range p.both {
+		s.open(p.url)
+		p.t.Cleanup(func() { require.NoError(p.t, s.store.Close()) })
+	}
+	p.store = p.both[0].store.(*postgres.Store)
 }
 
 // leader is the controller that has the site's lease, and the other.

@@ -13,8 +13,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,6 +40,7 @@ type cast struct {
 	jobTime atomic.Int64                      // how long the job of a guest takes that boots now
 	refused atomic.Int64                      // guests that were turned away for good
 	second  int                               // port of a second daemon's guest endpoint; 0: there is none
+	gates   sync.Map                          // by job: a channel, for which the job waits whose script is "wait"
 }
 
 // hostNoise is how one host differs: its flintlockd, and what its certificate says of its end.
@@ -147,10 +150,23 @@ func (c *cast) play(ctx context.Context, g *flintlocktest.Guest) {
 		Dial:      c.dial(routes), Refused: func(string) { c.refused.Add(1) },
 		Runner: func() fake.Runner {
 			takes := time.Duration(c.jobTime.Load())
-			return fake.Runner{Poll: 50 * time.Millisecond, Work: func(fake.Task) fake.Work { return fake.Work{Time: takes} }}
+			return fake.Runner{Poll: 50 * time.Millisecond, Work: func(task fake.Task) fake.Work {
+				if slices.Equal(task.Script, []string{"wait"}) {
+					return fake.Work{Time: patience, Until: c.gate(task.Job)}
+				}
+				return fake.Work{Time: takes}
+			}}
 		},
 	}
 	guests.Play(ctx, g)
+}
+
+// letGo ends a job that waits, once.
+func (c *cast) letGo(job int64) { close(c.gate(job)) }
+
+func (c *cast) gate(job int64) chan struct{} {
+	gate, _ := c.gates.LoadOrStore(job, make(chan struct{}))
+	return gate.(chan struct{})
 }
 
 // doors are the guest endpoints of the daemons, as guests call them.

@@ -134,18 +134,22 @@ func (p *product) next(t *testing.T) string {
 	return program
 }
 
+// cacheDir is where things are kept that are expensive to make.
+func cacheDir() string {
+	if dir := os.Getenv("FIRERUNNER_CACHE"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/cache/firerunner" // where the users of microVMs can read it: see the Makefile
+	}
+	return filepath.Join(os.Getenv("HOME"), ".cache", "firerunner")
+}
+
 // findImage resolves the image "default", and builds it where it is missing.
 func (p *product) findImage(bin string) error {
 	p.imageDir = os.Getenv("FIRERUNNER_IMAGE_DIR")
 	if p.imageDir == "" {
-		cache := os.Getenv("FIRERUNNER_CACHE")
-		if cache == "" {
-			cache = "/var/cache/firerunner" // where the users of microVMs can read it: see the Makefile
-			if os.Geteuid() != 0 {
-				cache = filepath.Join(os.Getenv("HOME"), ".cache", "firerunner")
-			}
-		}
-		p.imageDir = filepath.Join(cache, "images")
+		p.imageDir = filepath.Join(cacheDir(), "images")
 	}
 	store := &image.Store{Dir: p.imageDir}
 	var err error

@@ -40,8 +40,9 @@ type Task struct {
 // Work is how a job goes.
 type Work struct {
 	Time    time.Duration
-	Failure string // a failure_reason; empty = it goes well
-	Log     string // empty = one line
+	Until   <-chan struct{} // closed: it is over, however little of Time has passed; nil: Time alone counts
+	Failure string          // a failure_reason; empty = it goes well
+	Log     string          // empty = one line
 }
 
 // RunnerGuest returns a guest whose job goes well after jobTime.
@@ -92,7 +93,7 @@ func (r *runner) work(ctx context.Context, orders <-chan firerunner.GuestOrder) 
 	r.report(firerunner.GuestReport{Kind: firerunner.ReportTookJob, JobID: j.ID, JobKey: r.key(j)})
 	work := r.how(j)
 	done := firerunner.GuestReport{Kind: firerunner.ReportJobDone, JobID: j.ID, Success: work.Failure == "", Failure: work.Failure}
-	if stopped, err := r.busy(ctx, orders, work.Time); err != nil {
+	if stopped, err := r.busy(ctx, orders, work); err != nil {
 		return err
 	} else if stopped {
 		done.Success, done.Failure = false, "runner_interrupted"
@@ -175,12 +176,14 @@ func (r *runner) request() []byte {
 }
 
 // busy is the job's time. An order to finish changes nothing; an order to stop ends it.
-func (r *runner) busy(ctx context.Context, orders <-chan firerunner.GuestOrder, jobTime time.Duration) (stopped bool, err error) {
-	timer := time.NewTimer(jobTime)
+func (r *runner) busy(ctx context.Context, orders <-chan firerunner.GuestOrder, work Work) (stopped bool, err error) {
+	timer := time.NewTimer(work.Time)
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
+			return false, nil
+		case <-work.Until:
 			return false, nil
 		case order := <-orders:
 			if order == firerunner.OrderStop {
