@@ -129,9 +129,9 @@ func newPlane(b *testing.B, on engine) *plane {
 	b.Cleanup(func() { require.NoError(b, driver.Close()) })
 
 	limits := firerunner.SizeLimits{Min: firerunner.Size{VCPUs: 1, MemoryMiB: 512}, Max: firerunner.Size{VCPUs: 4, MemoryMiB: 8192}}
-	among, now := p.join(b)
+	name, among, now := p.join(b)
 	p.control, err = control.New(control.Config{
-		Controller: controllerName, Peers: among, Now: now,
+		Controller: name, Peers: among, Now: now,
 		Store: p.store, GitLab: api, Driver: driver, Installation: "bench", GuestURL: p.gitlab.URL(), Logger: quiet,
 		SealKeys: firerunner.NewSealKeys(token), // as serve has them: each job is sealed
 		Image:    func(context.Context, string) (firerunner.Image, error) { return firerunner.Image{Name: "debian"}, nil },
@@ -139,7 +139,7 @@ func newPlane(b *testing.B, on engine) *plane {
 	})
 	require.NoError(b, err)
 	work.Enqueuer, work.Steps, work.Concurrency, work.Sole, work.Logger = enqueuer, p.control.Steps(), slots+8, true, quiet
-	work.Controller = controllerName
+	work.Controller = name
 	steps, err := queue.New(work)
 	require.NoError(b, err)
 	require.NoError(b, steps.Start(ctx))
@@ -159,11 +159,12 @@ func newPlane(b *testing.B, on engine) *plane {
 	return p
 }
 
-// join makes this one of a site's controllers, where there may be several: each transaction is made under its lease then.
-func (p *plane) join(b *testing.B) (control.Peers, func() time.Time) {
+// join makes this one of a site's controllers, where there may be several: then it has a name, and each transaction is made
+// under its lease.
+func (p *plane) join(b *testing.B) (name string, among control.Peers, now func() time.Time) {
 	store, several := p.store.(*postgres.Store)
 	if !several {
-		return control.Peers{}, time.Now
+		return "", control.Peers{}, time.Now
 	}
 	none := func(context.Context) ([]string, error) { return nil, nil }
 	keeper, err := peers.Join(b.Context(), peers.Config{
@@ -173,7 +174,7 @@ func (p *plane) join(b *testing.B) (control.Peers, func() time.Time) {
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, keeper.Leave(context.Background(), true)) })
 	keeper.Serve()
-	return control.Peers{
+	return controllerName, control.Peers{
 		Under: func(ctx context.Context, tx firerunner.Tx) error { return keeper.Under(ctx, tx, controllerName) },
 		Holds: func() bool { return keeper.Holds(controllerName) }, Leads: keeper.Leads, Away: keeper.Away,
 		On: func(context.Context, string) ([]string, error) { return nil, nil },
