@@ -9,15 +9,16 @@ import (
 	"github.com/firerunner/firerunner"
 )
 
-// expire ends what stayed too long in a state. It only sets desired; the owner of the state does the rest, and a
-// runner that cannot be removed is said to be overdue once more each time that its deadline passes.
+// expire ends what stayed too long in a state, unless it has come further than its row says: we may have been dead, or without
+// an answer, while it did. It only sets desired; the owner of the state does the rest, and a runner that cannot be removed is
+// said to be overdue once more each time that its deadline passes.
 func (c *Control) expire(ctx context.Context) error {
 	overdue, err := c.Store.Runners(ctx, firerunner.RunnerQuery{Live: true, Overdue: c.Now()})
 	if err != nil {
 		return fmt.Errorf("looking for overdue runners: %w", err)
 	}
 	var errs []error
-	away := false // GitLab did not answer: the others are not held up by the same question
+	away, blind := false, false // GitLab, or the driver, did not answer: the others are not held up by the same question
 	for _, r := range overdue {
 		if !c.expires(r) {
 			continue
@@ -34,6 +35,19 @@ func (c *Control) expire(ctx context.Context) error {
 		}
 		if why := c.holdups.get(r.ID); why != "" && r.State == firerunner.Stopping {
 			message += ": " + why
+		}
+		if c.mayBeMade(r) {
+			if !blind {
+				made, err := c.found(ctx, r)
+				errs = append(errs, err)
+				if made {
+					continue
+				}
+				blind = err != nil
+			}
+			if blind && c.Now().Before(r.Deadline.Add(c.CallTimeout)) {
+				continue // the driver may answer in the next round
+			}
 		}
 		if mayHaveJob(r) && r.Desired == firerunner.Wanted { // we may have been dead while it went on
 			if away {
@@ -52,6 +66,28 @@ func (c *Control) expire(ctx context.Context) error {
 		errs = append(errs, c.update(ctx, func(ch *change) error { return c.expireOne(ctx, ch, r.ID, message) }))
 	}
 	return errors.Join(errs...)
+}
+
+// mayBeMade reports whether a runner that is being made may have its microVM without our knowing: its driver has not said
+// so, or we could not write it down.
+func (c *Control) mayBeMade(r firerunner.Runner) bool {
+	return r.State == firerunner.Creating && r.GitLabID != 0 && r.JobID == 0 && r.Desired == firerunner.Wanted && c.moves(r)
+}
+
+// found looks for such a microVM and accepts it where it is there. Its guest may have done its job by now, and is heard; or
+// it is about to ask for one, so this comes before GitLab is told to give it none. Whoever provisions it may still wait for
+// the driver's answer, and finds it accepted.
+func (c *Control) found(ctx context.Context, r firerunner.Runner) (bool, error) {
+	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
+	defer cancel()
+	made, err := c.exists(callCtx, r)
+	if err != nil {
+		return false, fmt.Errorf("looking for microVM %s before it is given up: %w", r.ID, err)
+	}
+	if !made {
+		return false, nil
+	}
+	return true, c.accepted(ctx, r.ID, "its time was over, and the microVM is there")
 }
 
 // postpone gives a runner a little longer where GitLab cannot say whether it has a job: a job is not killed on a guess.

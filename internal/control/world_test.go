@@ -39,11 +39,11 @@ type world struct {
 	steps   []firerunner.Step // due
 	later   []firerunner.Step // put off
 
-	createErr, runnerJobsErr error           // faults
-	away                     bool            // GitLab
-	calls                    int             // to GitLab
-	createUnclear            func(id string) // with createErr: the microVM is made all the same
-	onCredential             func()          // before GitLab answers that it made a runner
+	createErr, runnerJobsErr, listErr error           // faults
+	away                              bool            // GitLab
+	calls                             int             // to GitLab
+	createUnclear                     func(id string) // with createErr: the microVM is made all the same
+	onCredential                      func()          // before GitLab answers that it made a runner
 }
 
 type modelJob struct {
@@ -409,6 +409,9 @@ func (d modelDriver) Destroy(_ context.Context, id string) error {
 }
 
 func (d modelDriver) List(context.Context) (all []firerunner.MicroVM, _ error) {
+	if d.w.listErr != nil {
+		return nil, d.w.listErr
+	}
 	for id, vm := range d.w.vms {
 		all = append(all, firerunner.MicroVM{ID: id, Alive: vm.alive})
 	}
