@@ -15,6 +15,7 @@ type trip struct {
 	noEffect    bool  // the request is lost: nothing happens, and nobody answers
 	noAnswer    error // it happens, and this is the answer; see silent
 	silent      bool  // nobody answers: the caller waits for as long as it has patience
+	inside      bool  // nothing travels: the process itself does it, and what it has not done when it dies or gives up is never done
 }
 
 // errDead is what a dead daemon's calls end with. Nobody hears of it but dead goroutines.
@@ -24,7 +25,7 @@ var errDead = errors.New("the daemon is dead")
 const connectionLost = 40 * time.Second
 
 // remote does something beyond the daemon: the request travels, it happens, the answer travels. Once sent, it happens
-// whether or not the daemon still waits for it, or lives.
+// whether or not the daemon still waits for it, or lives; but see trip.inside.
 func remote[T any](ctx context.Context, d *daemon, what string, plan func() trip, effect func() (T, error)) (T, error) {
 	var zero T
 	if err := d.turn(ctx, what, true); err != nil {
@@ -41,7 +42,7 @@ func remote[T any](ctx context.Context, d *daemon, what string, plan func() trip
 	answered := make(chan result, 1)
 	answer := func(v T, err error) { w.after(p.back, func() { answered <- result{v, err} }) }
 	w.after(p.there, func() {
-		if d.dead.Load() && w.happens(0.5) {
+		if p.inside && (d.dead.Load() || ctx.Err() != nil) || d.dead.Load() && w.happens(0.5) {
 			return // it had not left the machine yet
 		}
 		switch {

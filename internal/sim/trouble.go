@@ -76,7 +76,10 @@ func (w *world) tampered(what, id string, t trip) trip {
 // driverTrip is one call to a driver; one that is for a silent host is not answered.
 func (w *world) driverTrip(silent bool) (t trip) {
 	defer func() { w.roughTrip(t) }()
-	t = trip{there: w.between(100*time.Microsecond, 10*time.Millisecond), back: w.between(100*time.Microsecond, 10*time.Millisecond)}
+	t = trip{
+		there: w.between(100*time.Microsecond, 10*time.Millisecond), back: w.between(100*time.Microsecond, 10*time.Millisecond),
+		inside: !w.plan.remote,
+	}
 	if w.happens(w.faults.driverSlow) {
 		t.there = w.between(time.Second, 30*time.Second)
 	}
