@@ -36,30 +36,6 @@ func (w *world) checkEvent(e firerunner.Event) {
 	}
 }
 
-// checkHosts looks at what is truly on each host.
-func (w *world) checkHosts() {
-	for _, name := range w.fleet.names() {
-		h := w.fleet.hosts[name]
-		var vcpus, memoryMiB, slots int
-		addresses := map[string]string{}
-		for _, vm := range w.fleet.here() {
-			if vm.spec.Host != name {
-				continue
-			}
-			vcpus, memoryMiB, slots = vcpus+vm.spec.Size.VCPUs, memoryMiB+vm.spec.Size.MemoryMiB, slots+1
-			if a := vm.spec.Address.Address; a != "" {
-				if other, taken := addresses[a]; taken {
-					w.problem("microVMs %s and %s on host %s both have address %s", other, vm.spec.ID, name, a)
-				}
-				addresses[a] = vm.spec.ID
-			}
-		}
-		if vcpus > h.VCPUs || memoryMiB > h.MemoryMiB || slots > h.Slots {
-			w.problem("host %s is over capacity: %d of %d vCPUs, %d of %d MiB, %d of %d slots", name, vcpus, h.VCPUs, memoryMiB, h.MemoryMiB, slots, h.Slots)
-		}
-	}
-}
-
 // checkHandout looks at a job that GitLab has just given to one of our guests.
 func (w *world) checkHandout(vm *microVM, j *Job) {
 	if len(j.Handouts) > 1 {

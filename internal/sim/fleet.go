@@ -59,7 +59,7 @@ func (f *fleet) create(spec firerunner.MicroVMSpec, owner string, now time.Time)
 	}
 	vm := &microVM{
 		w: f.w, spec: spec, owner: owner, madeAt: time.Now(), alive: true, changed: make(chan struct{}),
-		harm: map[string]bool{}, life: f.w.drawLife(),
+		harm: map[string]bool{}, life: f.w.drawLife(), late: f.w.plan.remote && f.w.removing(spec.ID),
 	}
 	if f.w.o.tamper.life != nil {
 		f.w.o.tamper.life(f.w, spec.ID, &vm.life)
@@ -145,6 +145,7 @@ func (localDriver) Probe(context.Context) error { return nil }
 // Create implements firerunner.Driver.
 func (l localDriver) Create(ctx context.Context, spec firerunner.MicroVMSpec) (firerunner.MicroVM, error) {
 	l.check("create", spec.ID)
+	l.checkWanted(spec.ID)
 	return remote(ctx, l.d, "driver.create "+spec.ID, func() trip { return l.d.w.tampered("create", spec.ID, l.d.w.createTrip(spec.Host)) }, func() (firerunner.MicroVM, error) {
 		return l.f.create(spec, l.owner, l.d.hostNow())
 	})

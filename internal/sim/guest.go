@@ -15,6 +15,7 @@ type microVM struct {
 	madeAt    time.Time
 	alive     bool // it has not ended by itself
 	destroyed bool
+	late      bool // see removing
 	hello     bool
 	mute      bool // its agent says nothing any more
 	reports   []firerunner.GuestReport

@@ -37,7 +37,11 @@ func TestAfterDeath(t *testing.T) {
 					if w.clock() < 2*time.Minute || !w.over() {
 						return false
 					}
-					late += len(w.fleet.all)
+					for _, vm := range w.fleet.all {
+						if late++; !vm.late || !vm.destroyed {
+							w.problem("microVM %s is not known to be late, or still there", vm.spec.ID)
+						}
+					}
 					return true
 				}})
 				require.Empty(t, r.Problems)
