@@ -18,7 +18,7 @@ type GitLab interface {
 	PauseRunner(ctx context.Context, id int64) error
 	// DeleteRunner removes the runner. One that is not there is not an error.
 	DeleteRunner(ctx context.Context, id int64) error
-	// RunnerJobs returns the jobs that run on the runner now.
+	// RunnerJobs returns the jobs that the runner has taken, those that have ended too.
 	RunnerJobs(ctx context.Context, id int64) ([]Job, error)
 	// Job returns one job with its tags and its runner.
 	Job(ctx context.Context, projectID, jobID int64) (Job, error)

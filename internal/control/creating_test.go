@@ -110,7 +110,9 @@ func TestDeadlineWhileCreatingUnseen(t *testing.T) {
 			t.Parallel()
 			w := newModel(t)
 			w.creating(t, func(id string) {
-				w.wholeLife(id)
+				if recovers { // else GitLab knows of no job either
+					w.wholeLife(id)
+				}
 				w.listErr = firerunner.Errorf(firerunner.Unavailable, "the driver did not answer")
 				require.ErrorContains(t, w.control.Expire(t.Context()), "looking for microVM "+id+" before it is given up")
 				require.Equal(t, firerunner.Wanted, w.rows(t)[0].Desired)

@@ -220,8 +220,9 @@ func mayHaveJob(r firerunner.Runner) bool {
 	return r.GitLabID > 0 && r.State < firerunner.Running && r.JobID == 0
 }
 
-// hasJob finds out whether a runner that may have a job has one, and writes it down. GitLab is told to give it none,
-// then asked, so that a job taken in this very moment is not killed.
+// hasJob finds out whether a runner that may have a job has one, or had one, and writes it down. GitLab is told to give it none,
+// then asked, so that a job taken in this very moment is not killed. One that has ended already is read, which ends the
+// runner as what the job was: what its guest said of it is not heard yet.
 func (c *Control) hasJob(ctx context.Context, r firerunner.Runner) (bool, error) {
 	callCtx, cancel := context.WithTimeout(ctx, c.CallTimeout)
 	defer cancel()
@@ -235,15 +236,21 @@ func (c *Control) hasJob(ctx context.Context, r firerunner.Runner) (bool, error)
 	if len(jobs) == 0 {
 		return false, nil
 	}
+	job := jobs[0]
+	for _, j := range jobs[1:] { // others were cancelled before they began
+		if job.Status == firerunner.JobCanceled || !j.Status.Final() {
+			job = j
+		}
+	}
 	return true, c.update(ctx, func(ch *change) error {
 		r, err := ch.Runner(ctx, r.ID)
 		if err != nil || r.State >= firerunner.Running {
 			return err
 		}
-		if err := c.tookJob(ctx, ch, &r, jobs[0].ID, "gitlab", ""); err != nil {
+		if err := c.tookJob(ctx, ch, &r, job.ID, "gitlab", ""); err != nil {
 			return err
 		}
-		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: jobs[0].ID})
+		return ch.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepReadJob, ProjectID: r.Demand.ProjectID, JobID: job.ID})
 	})
 }
 

@@ -91,7 +91,7 @@ func (c *Control) secondJob(ctx context.Context, seen firerunner.Job) (*firerunn
 		return nil, fmt.Errorf("asking whether the runner of cancelled job %d has another: %w", seen.ID, err)
 	}
 	for _, j := range jobs {
-		if j.ID == seen.ID {
+		if j.ID == seen.ID || j.Status == firerunner.JobCanceled {
 			continue
 		}
 		j, err := c.GitLab.Job(ctx, seen.ProjectID, j.ID)

@@ -133,6 +133,42 @@ func TestDeadlineWhileDead(t *testing.T) {
 	w.finish()
 }
 
+// A guest may have done a job of which nobody has heard when its runner is to end, as surplus or for its deadline: GitLab is
+// asked for that as well as for one that runs, and the job is remembered as what it was.
+func TestEndedUnheard(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(w *world, own int64) (runs int64){
+		"as surplus": func(w *world, own int64) int64 {
+			w.cancel(own)
+			return w.newJob(small) // its guest takes that instead
+		},
+		"for its deadline": func(w *world, own int64) int64 {
+			w.now = w.now.Add(5 * time.Minute)
+			return own
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newModel(t)
+			own := w.newJob(small)
+			w.task(w.control.Sweep)
+			w.settle()
+			runner := w.ids()[0]
+			runs := end(w, own)
+			w.wholeLife(runner)
+			w.now = w.now.Add(time.Second)
+			w.task(w.control.Expire)
+			w.task(w.control.Sweep)
+			w.settle() // before anything of the guest is heard
+			r, err := w.store.Runner(t.Context(), runner)
+			require.NoError(t, err)
+			require.Equal(t, firerunner.Succeeded, r.Outcome, r.Message)
+			require.Equal(t, runs, r.JobID)
+			w.finish()
+		})
+	}
+}
+
 // A runner that nobody wants any more by the time that GitLab has made its credential gets no microVM: its guest could
 // take a job that came meanwhile, and would be killed with it.
 func TestUnwantedWhileCredentialIsMade(t *testing.T) {

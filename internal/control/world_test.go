@@ -331,17 +331,17 @@ func (w *world) DeleteRunner(_ context.Context, id int64) error {
 	return nil
 }
 
-func (w *world) RunnerJobs(_ context.Context, id int64) (running []firerunner.Job, _ error) {
+func (w *world) RunnerJobs(_ context.Context, id int64) (taken []firerunner.Job, _ error) {
 	if err := w.called(); err != nil {
 		return nil, err
 	}
 	if w.runnerJobsErr != nil {
 		return nil, w.runnerJobsErr
 	}
-	if r := w.runners[id]; r != nil && r.job != 0 && w.jobs[r.job].Status == firerunner.JobRunning {
-		running = append(running, w.jobs[r.job].Job)
+	if r := w.runners[id]; r != nil && r.job != 0 {
+		taken = append(taken, w.jobs[r.job].Job)
 	}
-	return running, nil
+	return taken, nil
 }
 
 func (w *world) Job(_ context.Context, _, id int64) (firerunner.Job, error) {

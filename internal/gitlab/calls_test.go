@@ -277,7 +277,7 @@ func TestJob_Fields(t *testing.T) {
 func TestRunnerJobs_OK(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, text(200, `[{"id":42,"status":"running","project":{"id":7,"path_with_namespace":"g/app"}},
-		{"id":43,"status":"running","pipeline":{"id":1,"project_id":8}}]`))
+		{"id":43,"status":"success","pipeline":{"id":1,"project_id":8}}]`))
 	jobs, err := newClient(t, s.URL).RunnerJobs(t.Context(), 5)
 	require.NoError(t, err)
 	require.Len(t, jobs, 2)
@@ -285,8 +285,9 @@ func TestRunnerJobs_OK(t *testing.T) {
 	require.Equal(t, "g/app", jobs[0].ProjectPath)
 	require.Equal(t, int64(5), jobs[0].GitLabID)
 	require.Equal(t, int64(8), jobs[1].ProjectID)
+	require.Equal(t, firerunner.JobSuccess, jobs[1].Status)
 	require.Equal(t, "/api/v4/runners/5/jobs", s.requests()[0].path)
-	require.Equal(t, "page=1&per_page=100&status=running", s.requests()[0].query)
+	require.Equal(t, "page=1&per_page=100", s.requests()[0].query)
 }
 
 func TestCheck_UntoldScopes(t *testing.T) {

@@ -20,13 +20,14 @@ const (
 	mostTags = 50   // tags of a job; GitLab permits a runner 50
 )
 
-// RunnerJobs returns the jobs that run on the runner now: none or one, unless its token was copied. GitLab lists
-// no pending jobs here (https://docs.gitlab.com/api/runners/#list-jobs-processed-by-a-runner).
+// RunnerJobs returns the jobs that the runner has taken, whatever became of them: none or one, beside some that were cancelled
+// before they began, unless its token was copied. GitLab lists no pending jobs here
+// (https://docs.gitlab.com/api/runners/#list-jobs-processed-by-a-runner).
 func (c *Client) RunnerJobs(ctx context.Context, id int64) ([]firerunner.Job, error) {
-	doing := fmt.Sprintf("listing the running jobs of runner %d", id)
+	doing := fmt.Sprintf("listing the jobs of runner %d", id)
 	all, err := pages(ctx, c, "runner_jobs", doing,
 		func(page gl.ListOptions, with ...gl.RequestOptionFunc) ([]*gl.Job, *gl.Response, error) {
-			return c.api.Runners.ListRunnerJobs(id, &gl.ListRunnerJobsOptions{ListOptions: page, Status: new("running")}, with...)
+			return c.api.Runners.ListRunnerJobs(id, &gl.ListRunnerJobsOptions{ListOptions: page}, with...)
 		})
 	jobs := c.jobs(all, 0)
 	for i := range jobs {

@@ -51,17 +51,17 @@ func (g *GitLab) DeleteRunner(_ context.Context, id int64) error {
 	return nil
 }
 
-// RunnerJobs implements firerunner.GitLab. A job that is being cancelled is not among those that run.
-func (g *GitLab) RunnerJobs(_ context.Context, id int64) (running []firerunner.Job, _ error) {
+// RunnerJobs implements firerunner.GitLab.
+func (g *GitLab) RunnerJobs(_ context.Context, id int64) (taken []firerunner.Job, _ error) {
 	if g.runners[id] == nil {
 		return nil, firerunner.Errorf(firerunner.NotFound, "listing the jobs of runner %d: there is none", id)
 	}
 	for _, of := range g.order {
-		if j := g.jobs[of]; j.Runner == id && j.Status == firerunner.JobRunning {
-			running = append(running, g.seen(j))
+		if j := g.jobs[of]; j.Runner == id {
+			taken = append(taken, g.seen(j))
 		}
 	}
-	return running, nil
+	return taken, nil
 }
 
 // Job implements firerunner.GitLab.
