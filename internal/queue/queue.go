@@ -58,7 +58,7 @@ const (
 	defaultTimeout     = 2 * time.Minute
 	rescueMargin       = 30 * time.Second // above the longest timeout: a step that still runs is not taken for dead
 	hardStop           = 10 * time.Second // for steps to return once their contexts have ended
-	fetchCooldown      = 10 * time.Millisecond
+	fetchCooldown      = 20 * time.Millisecond
 	fetchPoll          = 250 * time.Millisecond // how late a step with NotBefore, or after Later, may be
 	keepCompleted      = time.Minute
 	maxAttempts        = 30000 // never reached: see retry.go
