@@ -27,8 +27,8 @@ type Transaction interface {
 	// Keep ends the part of the member. refused says why it cannot be kept although the transaction goes on: it is to be
 	// undone.
 	Keep() (refused, broken error)
-	// Commit commits. After an error nobody knows whether it did.
-	Commit() error
+	// Commit commits. After an error nobody knows whether it did. It adds to told what members left to it.
+	Commit(told *Told) error
 	// Rollback gives everything up. It is called once, also for a transaction that is lost.
 	Rollback()
 }
@@ -222,7 +222,7 @@ func (b *Baton[T]) pass() {
 func (b *Baton[T]) finish(g *group[T]) {
 	if g.err != nil {
 		g.tx.Rollback()
-	} else if err := g.tx.Commit(); err != nil {
+	} else if err := g.tx.Commit(&g.told); err != nil {
 		g.err = err
 	}
 	if g.err == nil {

@@ -62,6 +62,9 @@ func (t *tx) Runner(ctx context.Context, id string) (firerunner.Runner, error) {
 	if r, ok := t.store.memory.runners[id]; ok {
 		return r, nil
 	}
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.runners }); err != nil {
+		return firerunner.Runner{}, err
+	}
 	r, err := t.reader.Runner(ctx, id)
 	if err == nil {
 		t.known.keep(r)
@@ -83,6 +86,9 @@ func (t *tx) Job(ctx context.Context, id int64) (firerunner.Job, error) {
 	if t.known.noJob == id {
 		return firerunner.Job{}, wrap(pgx.ErrNoRows, "read job %d", id)
 	}
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.jobs }); err != nil {
+		return firerunner.Job{}, err
+	}
 	j, err := t.reader.Job(ctx, id)
 	switch firerunner.CodeOf(err) {
 	case "":
@@ -95,7 +101,7 @@ func (t *tx) Job(ctx context.Context, id int64) (firerunner.Job, error) {
 
 // Runners implements firerunner.Reader.
 func (t *tx) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]firerunner.Runner, error) {
-	if err := t.flushFor(ctx, t.pending.runners); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.runners }); err != nil {
 		return nil, err
 	}
 	found, err := t.reader.Runners(ctx, q)
@@ -107,7 +113,7 @@ func (t *tx) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]firerunne
 
 // Jobs implements firerunner.Reader.
 func (t *tx) Jobs(ctx context.Context, q firerunner.JobQuery) ([]firerunner.Job, error) {
-	if err := t.flushFor(ctx, t.pending.jobs); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.jobs }); err != nil {
 		return nil, err
 	}
 	return t.reader.Jobs(ctx, q)
@@ -115,7 +121,7 @@ func (t *tx) Jobs(ctx context.Context, q firerunner.JobQuery) ([]firerunner.Job,
 
 // Events implements firerunner.Reader.
 func (t *tx) Events(ctx context.Context, q firerunner.EventQuery) ([]firerunner.Event, error) {
-	if err := t.flushFor(ctx, len(t.pending.events) > 0); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return len(p.events) > 0 }); err != nil {
 		return nil, err
 	}
 	return t.reader.Events(ctx, q)
@@ -123,7 +129,7 @@ func (t *tx) Events(ctx context.Context, q firerunner.EventQuery) ([]firerunner.
 
 // Hosts implements firerunner.Reader.
 func (t *tx) Hosts(ctx context.Context) ([]firerunner.Host, error) {
-	if err := t.flushFor(ctx, t.pending.hosts); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.hosts }); err != nil {
 		return nil, err
 	}
 	return t.reader.Hosts(ctx)
@@ -131,7 +137,7 @@ func (t *tx) Hosts(ctx context.Context) ([]firerunner.Host, error) {
 
 // Projects implements firerunner.Reader.
 func (t *tx) Projects(ctx context.Context, since time.Time) ([]firerunner.Project, error) {
-	if err := t.flushFor(ctx, t.pending.projects); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.projects }); err != nil {
 		return nil, err
 	}
 	return t.reader.Projects(ctx, since)
@@ -151,7 +157,7 @@ func (t *tx) SaveRunner(ctx context.Context, r *firerunner.Runner) error {
 		return err
 	}
 	saved := row.FromRunner(*r)
-	if err := t.pending.put(1, func(q *sqlc.Queries) error {
+	if err := t.pending.put(func(q *sqlc.Queries) error {
 		_, err := q.RunnerUpdate(ctx, updateFromRow(saved))
 		return err
 	}, "save runner %q", r.ID); err != nil {
@@ -188,7 +194,7 @@ func (t *tx) SaveJob(ctx context.Context, seen firerunner.Job) (firerunner.Job, 
 		return firerunner.Job{}, err
 	}
 	saved := row.FromJob(seen)
-	if err := t.pending.put(1, func(q *sqlc.Queries) error {
+	if err := t.pending.put(func(q *sqlc.Queries) error {
 		return q.JobUpsert(ctx, sqlc.JobUpsertParams(saved))
 	}, "save job %d", seen.ID); err != nil {
 		return firerunner.Job{}, err

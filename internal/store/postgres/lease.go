@@ -92,9 +92,11 @@ func foresee(first *pgx.Batch, name string) *fence {
 		return nil
 	}
 	seen := new(fence)
-	d := &deferred{batch: first}
-	_, _ = sqlc.New(d).Lease(context.Background(), name) // its answer comes with the batch's
-	d.last.Fn = func(results pgx.BatchResults) error {
+	var d deferred
+	_, _ = sqlc.New(&d).Lease(context.Background(), name) // its answer comes with the batch's
+	query := d.batch.QueuedQueries[0]
+	first.QueuedQueries = append(first.QueuedQueries, query)
+	query.Fn = func(results pgx.BatchResults) error {
 		var l sqlc.LeaseRow
 		err := results.QueryRow().Scan(&l.Now, &l.Name, &l.Holder, &l.Epoch, &l.Until)
 		*seen = fence{Lease: row.Lease{Name: name, Holder: l.Holder, Epoch: l.Epoch, Until: l.Until}, now: l.Now, at: time.Now()}

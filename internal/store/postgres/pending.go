@@ -12,46 +12,60 @@ import (
 	"github.com/firerunner/firerunner/internal/store/row"
 )
 
-// pending is what a member wrote and the server has not been told: a round trip takes longer than most statements, and
-// whoever has the lock of writers knows what will come of them. All of it is sent together, at the member's end or before it
-// asks for something that it may have changed.
+// pending is what was written and the server has not been told: a round trip takes longer than most statements, and whoever
+// has the lock of writers knows what will come of them. A member has its own; when it ends well, those who share the
+// transaction have it together, until somebody asks for what they may have changed, or they commit.
 type pending struct {
-	batch  pgx.Batch
-	events []firerunner.Event
-	steps  []firerunner.Step // enqueued by the batch
-	saves  int64             // of rows that were there
+	queries []*pgx.QueuedQuery
+	events  []firerunner.Event
+	ids     []*int64          // of events, once they are sent
+	steps   []firerunner.Step // enqueued by the queries
+	saves   int64             // of rows that were there
 
 	refusable bool // the database may refuse some of it
 
 	runners, jobs, hosts, projects bool // some of it is about these
 }
 
-// put adds the one statement that write makes to the batch. What its answer is wrapped in says what we were doing; rows is how
-// many it must change, if not 0.
-func (p *pending) put(rows int64, write func(q *sqlc.Queries) error, doing string, args ...any) error {
-	d := &deferred{batch: &p.batch}
-	if err := write(sqlc.New(d)); err != nil {
+func (p *pending) none() bool { return len(p.queries) == 0 }
+
+// add takes over what another has.
+func (p *pending) add(more pending) {
+	p.queries = append(p.queries, more.queries...)
+	p.events, p.ids = append(p.events, more.events...), append(p.ids, more.ids...)
+	p.steps = append(p.steps, more.steps...)
+	p.saves += more.saves
+	p.refusable = p.refusable || more.refusable
+	p.runners, p.jobs = p.runners || more.runners, p.jobs || more.jobs
+	p.hosts, p.projects = p.hosts || more.hosts, p.projects || more.projects
+}
+
+// put adds the one statement that write makes. What its answer is wrapped in says what we were doing; it must change one row.
+func (p *pending) put(write func(q *sqlc.Queries) error, doing string, args ...any) error {
+	var d deferred
+	if err := write(sqlc.New(&d)); err != nil && !errors.Is(err, errDeferred) {
 		return wrap(err, doing, args...)
 	}
-	d.last.Fn = func(results pgx.BatchResults) error {
+	query := d.batch.QueuedQueries[0]
+	query.Fn = func(results pgx.BatchResults) error {
 		tag, err := results.Exec()
-		if n := tag.RowsAffected(); err == nil && rows != 0 && n != rows {
+		if n := tag.RowsAffected(); err == nil && n != 1 {
 			err = firerunner.Errorf(firerunner.Internal, "%d rows changed: somebody wrote without the lock of writers", n)
 		}
 		return wrap(err, doing, args...)
 	}
+	p.queries = append(p.queries, query)
 	return nil
 }
 
-// putEvent adds an event to the batch; id is its number once the batch was sent.
-func (p *pending) putEvent(e firerunner.Event, id *int64) error {
-	d := &deferred{batch: &p.batch}
-	_, err := sqlc.New(d).EventInsert(context.Background(), eventToRow(row.FromEvent(e)))
-	if !errors.Is(err, errDeferred) {
-		return wrap(err, "append an event")
-	}
-	d.last.Fn = func(results pgx.BatchResults) error { return wrap(results.QueryRow().Scan(id), "append an event") }
-	return nil
+// putEvent adds an event.
+func (p *pending) putEvent(e firerunner.Event) {
+	var d deferred
+	_, _ = sqlc.New(&d).EventInsert(context.Background(), eventToRow(row.FromEvent(e)))
+	query, id := d.batch.QueuedQueries[0], new(int64)
+	query.Fn = func(results pgx.BatchResults) error { return wrap(results.QueryRow().Scan(id), "append an event") }
+	p.queries = append(p.queries, query)
+	p.events, p.ids = append(p.events, e), append(p.ids, id)
 }
 
 func eventToRow(e row.Event) sqlc.EventInsertParams {
@@ -60,8 +74,6 @@ func eventToRow(e row.Event) sqlc.EventInsertParams {
 		ToState: e.ToState, Took: e.Took, Actor: e.Actor, Reason: e.Reason, Message: e.Message,
 	}
 }
-
-func (p *pending) none() bool { return len(p.events) == 0 && p.batch.Len() == 0 }
 
 // direct is a database for sqlc whose answers are asked for now, in a member's part of a transaction.
 type direct struct{ *transaction }
@@ -73,7 +85,7 @@ func (d direct) Exec(_ context.Context, sql string, args ...any) (tag pgconn.Com
 		tag = done
 		return nil
 	})
-	err = d.send(&batch, true)
+	err = d.send(nil, true, batch.QueuedQueries, false)
 	return tag, err
 }
 
@@ -88,72 +100,25 @@ func (d direct) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 }
 
 // deferred is a database for sqlc whose answers come later.
-type deferred struct {
-	batch *pgx.Batch
-	last  *pgx.QueuedQuery
-}
+type deferred struct{ batch pgx.Batch }
 
-var errDeferred = errors.New("a query that is put off cannot be answered")
+var errDeferred = errors.New("the answer of a statement that is put off comes later")
 
 // Exec implements sqlc.DBTX.
 func (d *deferred) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	d.last = d.batch.Queue(sql, args...)
+	d.batch.Queue(sql, args...)
 	return pgconn.CommandTag{}, nil
 }
 
-// Query implements sqlc.DBTX.
+// Query implements sqlc.DBTX. No statement that returns several rows is put off.
 func (d *deferred) Query(context.Context, string, ...any) (pgx.Rows, error) { return nil, errDeferred }
 
 // QueryRow implements sqlc.DBTX. Its Scan fails with errDeferred.
 func (d *deferred) QueryRow(_ context.Context, sql string, args ...any) pgx.Row {
-	d.last = d.batch.Queue(sql, args...)
+	d.batch.Queue(sql, args...)
 	return noRow{}
 }
 
 type noRow struct{}
 
 func (noRow) Scan(...any) error { return errDeferred }
-
-// flushFor sends what is pending where some of it is about what is going to be asked.
-func (t *tx) flushFor(ctx context.Context, about bool) error {
-	if _, _, err := t.within(ctx); err != nil || !about {
-		return err
-	}
-	return t.flush(false)
-}
-
-// flush sends what is pending, in one round trip. last: nothing of this member comes after it.
-func (t *tx) flush(last bool) error {
-	if t.pending.none() {
-		return nil
-	}
-	now := t.pending
-	t.pending = pending{}
-	ids := make([]int64, len(now.events))
-	for i, e := range now.events {
-		if err := now.putEvent(e, &ids[i]); err != nil {
-			return err
-		}
-	}
-	mark := !last || now.refusable || t.store.config.Now().Before(t.store.carefulUntil)
-	release := last && (mark || t.shared.marked)
-	if release {
-		now.batch.Queue(releaseQuery)
-	}
-	err := t.shared.send(&now.batch, mark)
-	t.store.memory.saved(now.saves)
-	if err != nil {
-		t.store.memory.forget()
-		if last && t.shared.conn.Conn().PgConn().TxStatus() == 'T' { // no statement failed, and the savepoint is released
-			t.shared.spoil(err)
-		}
-		return wrap(err, "write to the database")
-	}
-	t.shared.marked = t.shared.marked && !release
-	for i, e := range now.events {
-		e.ID = ids[i]
-		t.told.Events = append(t.told.Events, e)
-	}
-	t.told.Steps = append(t.told.Steps, now.steps...)
-	return nil
-}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/firerunner/firerunner"
+	"github.com/firerunner/firerunner/internal/store/baton"
 )
 
 // The number is the advisory lock that every transaction with an Update in it holds until it
@@ -33,12 +34,9 @@ const groupTimeout = 30 * time.Second
 // done in it yet. What runs in it is never run twice: the port does not ask for functions that could be.
 const beginAttempts = 3
 
-// carefulFor is how long each member has a savepoint of its own after one without spoilt what others did.
-const carefulFor = time.Minute
-
-// transaction is a transaction that several Updates share. A member sends nearly all that it writes at its end, and what can
-// be foreseen to fail is refused before: so it has a savepoint (a mark) only where it writes earlier, or what the database
-// may refuse. Where a statement fails without, the whole transaction is lost, and for a while each member has one.
+// transaction is a transaction that several Updates share. Nearly all that they write is sent with the commit, and what can
+// be foreseen to fail is refused before: so a member has a savepoint (a mark) only where it writes earlier, or what the
+// database may refuse. Where a statement fails without, the whole transaction is lost, and for a while each member has one.
 type transaction struct {
 	store *Store
 	conn  *pgxpool.Conn
@@ -52,7 +50,10 @@ type transaction struct {
 	enqueued []firerunner.Step // to be due at once, by those whose parts are kept
 	enqueues []firerunner.Step // the same, by the member
 	fence    *fence            // the lease that was looked at last
-	known    known             // to the member at its end
+
+	pending pending // of those whose parts are kept
+	told    baton.Told
+	ending  ending // of the member
 }
 
 // waits reports whether the same step was enqueued before in this transaction: it begins after the commit, and sees what is
@@ -102,37 +103,13 @@ func (s *Store) beginOnce(ctx context.Context) (*transaction, error) {
 	return t, nil
 }
 
-// send runs statements, in one round trip; mark: the member is to have a savepoint before them. Where one fails that has none
-// to go back to, the transaction is lost.
-func (t *transaction) send(batch *pgx.Batch, mark bool) error {
-	if mark && !t.marked {
-		var first pgx.Batch
-		if t.left {
-			first.Queue(releaseQuery)
-		}
-		first.Queue(markQuery)
-		batch.QueuedQueries = append(first.QueuedQueries, batch.QueuedQueries...)
-		t.marked, t.left = true, false
-	}
-	err := t.conn.SendBatch(t.ctx, batch).Close()
-	if err != nil && !t.marked {
-		t.spoil(err)
-	}
-	return err
-}
-
-// spoil gives the transaction up for all who share it.
-func (t *transaction) spoil(cause error) {
-	t.store.carefulUntil = t.store.config.Now().Add(carefulFor)
-	t.broken = firerunner.Errorf(firerunner.Unavailable, "the transaction that was shared with another failed: %w", cause)
-}
-
 // Enter implements baton.Transaction.
 func (t *transaction) Enter() error { return nil }
 
 // Undo implements baton.Transaction. After a statement that failed PostgreSQL wants a savepoint to go back to.
 func (t *transaction) Undo() error {
 	t.store.memory.forget()
+	t.ending = ending{}
 	switch {
 	case t.broken != nil:
 		return t.broken
@@ -164,22 +141,31 @@ func (t *transaction) Keep() (refused, broken error) {
 	}
 	t.left, t.marked = t.left || t.marked, false
 	t.enqueued, t.enqueues = append(t.enqueued, t.enqueues...), nil
-	t.store.memory.keep(t.known)
-	t.known = known{}
+	t.pending.add(t.ending.pending)
+	t.told.Events = append(t.told.Events, t.ending.told.Events...)
+	t.told.Steps = append(t.told.Steps, t.ending.told.Steps...)
+	t.store.memory.keep(t.ending.known)
+	t.ending = ending{}
 	return nil, nil
 }
 
 // Commit implements baton.Transaction. Where the connection breaks while it runs nobody knows whether it did.
-func (t *transaction) Commit() error {
+func (t *transaction) Commit(told *baton.Told) error {
 	defer t.close()
+	if err := t.flushShared(); err != nil {
+		_, _ = t.conn.Exec(t.ctx, rollbackQuery)
+		return t.broken
+	}
 	tag, err := t.conn.Exec(t.ctx, commitQuery)
 	if err == nil && tag.String() != "COMMIT" {
 		err = firerunner.Errorf(firerunner.Internal, "the database rolled back instead: %s", tag)
 	}
 	if err != nil {
 		t.store.memory.forget()
+		return err
 	}
-	return err
+	*told = t.told
+	return nil
 }
 
 // Rollback implements baton.Transaction.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/baton"
 	"github.com/firerunner/firerunner/internal/store/postgres/sqlc"
@@ -14,8 +16,8 @@ import (
 // a commit (package baton) and still fail one by one. do must be quick, must not wait for anything but its Tx, and must not
 // call Update: the second would wait for the first until ctx ends.
 func (s *Store) Update(ctx context.Context, do func(tx firerunner.Tx) error) error {
-	return s.baton.Update(ctx, func(shared *transaction, told *baton.Told) error {
-		t := &tx{store: s, shared: shared, told: told}
+	return s.baton.Update(ctx, func(shared *transaction, _ *baton.Told) error {
+		t := &tx{store: s, shared: shared}
 		t.reader = reader{q: sqlc.New(direct{shared}), within: t.within, inTx: true}
 		defer func() { t.ended = true }()
 		if err := do(t); err != nil {
@@ -24,11 +26,7 @@ func (s *Store) Update(ctx context.Context, do func(tx firerunner.Tx) error) err
 		if err := context.Cause(ctx); err != nil {
 			return wrap(err, "update the store")
 		}
-		if err := t.flush(true); err != nil {
-			return err
-		}
-		shared.known = t.known
-		return nil
+		return t.end()
 	})
 }
 
@@ -37,11 +35,11 @@ type tx struct {
 	reader
 	store  *Store
 	shared *transaction
-	told   *baton.Told
 	ended  bool
 
 	pending pending
 	known   known
+	told    baton.Told // what was sent already
 }
 
 // within lets no statement be interrupted halfway: others share the transaction. A context that has ended stops the next
@@ -69,7 +67,7 @@ func (t *tx) CreateRunner(ctx context.Context, r firerunner.Runner) error {
 		return err
 	}
 	created := row.FromRunner(r)
-	if err := t.pending.put(1, func(q *sqlc.Queries) error {
+	if err := t.pending.put(func(q *sqlc.Queries) error {
 		return q.RunnerInsert(ctx, sqlc.RunnerInsertParams(created))
 	}, "create runner %q", r.ID); err != nil {
 		return err
@@ -86,7 +84,7 @@ func (t *tx) SaveProject(ctx context.Context, p firerunner.Project) error {
 		return err
 	}
 	t.pending.projects = true
-	return t.pending.put(1, func(q *sqlc.Queries) error {
+	return t.pending.put(func(q *sqlc.Queries) error {
 		return q.ProjectUpsert(ctx, sqlc.ProjectUpsertParams{ID: p.ID, Path: row.Text(p.Path), SeenAt: row.Micros(p.SeenAt)})
 	}, "save project %d", p.ID)
 }
@@ -98,7 +96,7 @@ func (t *tx) SaveHost(ctx context.Context, h firerunner.Host) error {
 		return err
 	}
 	t.pending.hosts = true
-	return t.pending.put(1, func(q *sqlc.Queries) error {
+	return t.pending.put(func(q *sqlc.Queries) error {
 		return q.HostUpsert(ctx, sqlc.HostUpsertParams(row.FromHost(h)))
 	}, "save host %q", h.Name)
 }
@@ -127,7 +125,7 @@ func (t *tx) AddEvent(ctx context.Context, e firerunner.Event) error {
 	if _, err := t.begin(ctx); err != nil {
 		return err
 	}
-	t.pending.events = append(t.pending.events, e)
+	t.pending.putEvent(e)
 	return nil
 }
 
@@ -171,9 +169,11 @@ func (t *tx) Enqueue(ctx context.Context, s firerunner.Step) error {
 	if t.shared.waits(s) {
 		return nil
 	}
-	if err := t.store.config.Enqueue(&t.pending.batch, s); err != nil {
+	var batch pgx.Batch
+	if err := t.store.config.Enqueue(&batch, s); err != nil {
 		return wrap(err, "enqueue step %s", s.Kind)
 	}
+	t.pending.queries = append(t.pending.queries, batch.QueuedQueries...)
 	t.pending.steps = append(t.pending.steps, s)
 	if s.NotBefore.IsZero() {
 		t.shared.enqueues = append(t.shared.enqueues, s)

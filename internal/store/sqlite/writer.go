@@ -61,7 +61,7 @@ func (t *transaction) Undo() error { return t.savepoint("ROLLBACK TO member", "R
 func (t *transaction) Keep() (refused, broken error) { return nil, t.savepoint("RELEASE member") }
 
 // Commit implements baton.Transaction.
-func (t *transaction) Commit() error {
+func (t *transaction) Commit(*baton.Told) error {
 	defer t.end()
 	return t.Tx.Commit()
 }
