@@ -62,7 +62,7 @@ func (t *tx) Runner(ctx context.Context, id string) (firerunner.Runner, error) {
 	if r, ok := t.store.memory.runners[id]; ok {
 		return r, nil
 	}
-	if err := t.flushFor(ctx, func(p *pending) bool { return p.runners }); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.runners && !t.store.memory.whole }); err != nil {
 		return firerunner.Runner{}, err
 	}
 	r, err := t.reader.Runner(ctx, id)
@@ -86,7 +86,7 @@ func (t *tx) Job(ctx context.Context, id int64) (firerunner.Job, error) {
 	if t.known.noJob == id {
 		return firerunner.Job{}, wrap(pgx.ErrNoRows, "read job %d", id)
 	}
-	if err := t.flushFor(ctx, func(p *pending) bool { return p.jobs }); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return p.jobs && !t.store.memory.whole }); err != nil {
 		return firerunner.Job{}, err
 	}
 	j, err := t.reader.Job(ctx, id)
