@@ -12,9 +12,9 @@ import (
 	"github.com/firerunner/firerunner/internal/store/baton"
 )
 
-// The number is the advisory lock that every transaction with an Update in it holds until it
-// has committed; in the migrations it stands too (events_in_order). PostgreSQL gives such a lock up after the commit has
-// become visible to others, so whoever has it next sees everything that came before, and READ COMMITTED is enough.
+// The number is the advisory lock that every transaction with an Update in it holds until it has committed; in the migrations
+// it stands too (events_in_order). PostgreSQL gives such a lock up after the commit has become visible to others, so whoever
+// has it next sees everything that came before, and READ COMMITTED is enough.
 const (
 	beginQuery    = "begin isolation level read committed"
 	lockQuery     = "select pg_advisory_xact_lock(7379526764671527)"
