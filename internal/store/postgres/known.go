@@ -176,9 +176,6 @@ func (t *tx) SaveRunner(ctx context.Context, r *firerunner.Runner) error {
 	return nil
 }
 
-// longTags is how long tags may be to fit an entry of an index for certain, which the server limits to a third of a page.
-const longTags = 2000
-
 // SaveJob implements firerunner.Tx.
 func (t *tx) SaveJob(ctx context.Context, seen firerunner.Job) (firerunner.Job, error) {
 	old, err := t.Job(ctx, seen.ID)
@@ -201,7 +198,6 @@ func (t *tx) SaveJob(ctx context.Context, seen firerunner.Job) (firerunner.Job, 
 	}
 	t.pending.saves += saves
 	t.pending.jobs = true
-	t.pending.refusable = t.pending.refusable || len(saved.Tags) > longTags
 	t.known.keepJob(saved.Job())
 	return saved.Job(), nil
 }

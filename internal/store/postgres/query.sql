@@ -1,5 +1,6 @@
 -- Each list has one query per way in (an index), and what is left of the question is filtered in Go (package row). Only
--- where a LIMIT goes with the whole table are the conditions here, each behind a flag. An empty list is any.
+-- where a LIMIT goes with the whole table are the conditions here, each behind a flag. An empty list is any. Tags are found
+-- by their beginning, because whole they can be too long for an index.
 
 -- name: Runner :one
 SELECT * FROM runners WHERE id = $1;
@@ -8,7 +9,7 @@ SELECT * FROM runners WHERE id = $1;
 SELECT * FROM runners WHERE state < 80 ORDER BY id;
 
 -- name: RunnersLiveOf :many
-SELECT * FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id;
+SELECT * FROM runners WHERE state < 80 AND project_id = @project_id AND left(tags, 500) = left(@tags, 500) AND tags = @tags ORDER BY id;
 
 -- name: RunnersByGitLabID :many
 SELECT * FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id;
@@ -23,7 +24,7 @@ SELECT * FROM runners WHERE state = 10 ORDER BY id;
 SELECT * FROM runners WHERE state < 80 AND deadline <> 0 AND deadline < $1 ORDER BY id;
 
 -- name: RunnersLatestOf :many
-SELECT * FROM runners WHERE project_id = @project_id AND tags = @tags ORDER BY id DESC LIMIT @most::bigint;
+SELECT * FROM runners WHERE project_id = @project_id AND left(tags, 500) = left(@tags, 500) AND tags = @tags ORDER BY id DESC LIMIT @most::bigint;
 
 -- name: RunnersSince :many
 SELECT * FROM runners WHERE created_at >= $1 ORDER BY created_at;
@@ -55,7 +56,7 @@ SELECT * FROM jobs WHERE id = $1;
 SELECT * FROM jobs WHERE rank < 40 ORDER BY id;
 
 -- name: JobsOpenOf :many
-SELECT * FROM jobs WHERE rank < 40 AND project_id = $1 AND tags = $2 ORDER BY id;
+SELECT * FROM jobs WHERE rank < 40 AND project_id = @project_id AND left(tags, 500) = left(@tags, 500) AND tags = @tags ORDER BY id;
 
 -- name: JobsByRunner :many
 SELECT * FROM jobs WHERE runner_id = $1 AND runner_id <> '' ORDER BY id;

@@ -2,7 +2,9 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -187,5 +189,41 @@ func (s *suite) deliveryRace() {
 	all.Wait()
 	for k := range keys {
 		require.Equal(s, int32(1), fresh[k].Load(), "a delivery is fresh exactly once")
+	}
+}
+
+// longTagsOK: a job with as many and as long tags as GitLab lets it have, and its runner, are found by them.
+func (s *suite) longTagsOK() {
+	random := rand.New(rand.NewPCG(1, 2)) // what repeats itself would be compressed
+	sets := make([]firerunner.TagSet, 2)
+	for i := range sets {
+		tags := make([]string, 50)
+		for j := range tags {
+			tag := []byte("same beginning ")
+			for j > 0 && len(tag) < 255 {
+				tag = append(tag, byte('a'+random.IntN(26)))
+			}
+			tags[j] = string(tag)
+		}
+		sets[i] = firerunner.NewTagSet(tags...)
+	}
+	for i, tags := range sets {
+		d := firerunner.Demand{ProjectID: 1, Tags: tags}
+		r := runnerNumber(i)
+		r.Demand = d
+		job := firerunner.Job{ID: int64(i + 1), ProjectID: 1, Tags: tags, Status: firerunner.JobPending}
+		s.update(func(ctx context.Context, tx firerunner.Tx) error {
+			_, err := tx.SaveJob(ctx, job)
+			return errors.Join(err, tx.CreateRunner(ctx, r), tx.Enqueue(ctx, firerunner.Step{Kind: firerunner.StepDemand, ProjectID: 1, Tags: tags}))
+		})
+		jobs, err := s.Store.Jobs(s.ctx(), firerunner.JobQuery{Demand: &d, Statuses: []firerunner.JobStatus{firerunner.JobPending}})
+		require.NoError(s, err)
+		require.Equal(s, []firerunner.Job{job}, jobs)
+		for _, q := range []firerunner.RunnerQuery{{Demand: &d, Live: true}, {Demand: &d, Limit: 5}} {
+			runners, err := s.Store.Runners(s.ctx(), q)
+			require.NoError(s, err)
+			require.Equal(s, []firerunner.Runner{r}, runners)
+		}
+		require.Equal(s, tags, s.Steps()[i].Tags)
 	}
 }

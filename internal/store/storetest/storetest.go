@@ -45,6 +45,7 @@ func Exercise(t *testing.T, open func(t *testing.T) Subject) {
 		{"EventsOK", (*suite).eventsOK},
 		{"EventQueries", (*suite).eventQueries},
 		{"TextsOK", (*suite).textsOK},
+		{"LongTagsOK", (*suite).longTagsOK},
 		{"DeliveryOK", (*suite).deliveryOK},
 		{"DeliveryRace", (*suite).deliveryRace},
 		{"UpdateErrUndoesAll", (*suite).updateErrUndoesAll},

@@ -680,7 +680,7 @@ func (q *Queries) JobsOpen(ctx context.Context) ([]Job, error) {
 }
 
 const jobsOpenOf = `-- name: JobsOpenOf :many
-SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id, runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at, finished_at, seen_at FROM jobs WHERE rank < 40 AND project_id = $1 AND tags = $2 ORDER BY id
+SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id, runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at, finished_at, seen_at FROM jobs WHERE rank < 40 AND project_id = $1 AND left(tags, 500) = left($2, 500) AND tags = $2 ORDER BY id
 `
 
 type JobsOpenOfParams struct {
@@ -977,7 +977,8 @@ SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state,
 `
 
 // Each list has one query per way in (an index), and what is left of the question is filtered in Go (package row). Only
-// where a LIMIT goes with the whole table are the conditions here, each behind a flag. An empty list is any.
+// where a LIMIT goes with the whole table are the conditions here, each behind a flag. An empty list is any. Tags are found
+// by their beginning, because whole they can be too long for an index.
 func (q *Queries) Runner(ctx context.Context, id string) (Runner, error) {
 	row := q.db.QueryRow(ctx, runner, id)
 	var i Runner
@@ -1263,7 +1264,7 @@ func (q *Queries) RunnersLatest(ctx context.Context, arg RunnersLatestParams) ([
 }
 
 const runnersLatestOf = `-- name: RunnersLatestOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE project_id = $1 AND tags = $2 ORDER BY id DESC LIMIT $3::bigint
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE project_id = $1 AND left(tags, 500) = left($2, 500) AND tags = $2 ORDER BY id DESC LIMIT $3::bigint
 `
 
 type RunnersLatestOfParams struct {
@@ -1367,7 +1368,7 @@ func (q *Queries) RunnersLive(ctx context.Context) ([]Runner, error) {
 }
 
 const runnersLiveOf = `-- name: RunnersLiveOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 AND project_id = $1 AND left(tags, 500) = left($2, 500) AND tags = $2 ORDER BY id
 `
 
 type RunnersLiveOfParams struct {
