@@ -107,7 +107,7 @@ func (t *tx) flush(last bool) error {
 // end leaves what the member wrote to those who share the transaction, or sends it where it must be undone alone if it fails.
 func (t *tx) end() error {
 	careful := t.store.config.Now().Before(t.store.carefulUntil)
-	if t.pending.refusable || t.shared.marked || careful && !t.pending.none() {
+	if t.pending.refusable || careful && !t.pending.none() {
 		if err := t.flush(true); err != nil {
 			return err
 		}
