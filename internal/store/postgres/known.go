@@ -62,7 +62,7 @@ func (t *tx) Runner(ctx context.Context, id string) (firerunner.Runner, error) {
 	if r, ok := t.store.memory.runners[id]; ok {
 		return r, nil
 	}
-	if err := t.flushFor(ctx, func(p *pending) bool { return p.runners && !t.store.memory.whole }); err != nil {
+	if err := t.flushFor(ctx, func(p *pending) bool { return len(p.runners) > 0 && !t.store.memory.whole }); err != nil {
 		return firerunner.Runner{}, err
 	}
 	r, err := t.reader.Runner(ctx, id)
@@ -101,14 +101,30 @@ func (t *tx) Job(ctx context.Context, id int64) (firerunner.Job, error) {
 
 // Runners implements firerunner.Reader.
 func (t *tx) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]firerunner.Runner, error) {
-	if err := t.flushFor(ctx, func(p *pending) bool { return p.runners }); err != nil {
+	few := (q.GitLabID != 0 || q.JobID != 0) && t.store.memory.whole
+	if err := t.flushFor(ctx, func(p *pending) bool { return len(p.runners) > 0 && !few }); err != nil {
 		return nil, err
 	}
 	found, err := t.reader.Runners(ctx, q)
+	if err == nil && few {
+		found = t.withPending(found, q)
+	}
 	if len(found) > 0 {
 		t.known.lists = append(t.known.lists, slices.Clone(found))
 	}
 	return found, err
+}
+
+// withPending is an answer of the database as it will be once it has been told what is pending. All of that is remembered.
+func (t *tx) withPending(found []firerunner.Runner, q firerunner.RunnerQuery) []firerunner.Runner {
+	for _, id := range slices.Concat(t.shared.pending.runners, t.pending.runners) {
+		r, ok := t.known.runner(id)
+		if !ok {
+			r = t.store.memory.runners[id]
+		}
+		found = append(slices.DeleteFunc(found, func(old firerunner.Runner) bool { return old.ID == id }), r)
+	}
+	return row.SelectRunners(found, q)
 }
 
 // Jobs implements firerunner.Reader.
@@ -164,7 +180,7 @@ func (t *tx) SaveRunner(ctx context.Context, r *firerunner.Runner) error {
 		return err
 	}
 	t.pending.saves++
-	t.pending.runners = true
+	t.pending.runners = append(t.pending.runners, r.ID)
 	if r.Address.IsValid() && (r.Address != old.Address || r.Host != old.Host) {
 		if err := t.flush(false); err != nil { // whether it is another's is for the database to say
 			return err

@@ -24,7 +24,8 @@ type pending struct {
 
 	refusable bool // the database may refuse some of it
 
-	runners, jobs, hosts, projects bool // some of it is about these
+	runners               []string // that it is about
+	jobs, hosts, projects bool     // some of it is about these
 }
 
 func (p *pending) none() bool { return len(p.queries) == 0 }
@@ -36,7 +37,7 @@ func (p *pending) add(more pending) {
 	p.steps = append(p.steps, more.steps...)
 	p.saves += more.saves
 	p.refusable = p.refusable || more.refusable
-	p.runners, p.jobs = p.runners || more.runners, p.jobs || more.jobs
+	p.runners, p.jobs = append(p.runners, more.runners...), p.jobs || more.jobs
 	p.hosts, p.projects = p.hosts || more.hosts, p.projects || more.projects
 }
 

@@ -72,7 +72,7 @@ func (t *tx) CreateRunner(ctx context.Context, r firerunner.Runner) error {
 	}, "create runner %q", r.ID); err != nil {
 		return err
 	}
-	t.pending.refusable, t.pending.runners = true, true
+	t.pending.refusable, t.pending.runners = true, append(t.pending.runners, r.ID)
 	t.known.keep(created.Runner())
 	return nil
 }

@@ -168,7 +168,9 @@ func randomRead(t *rapid.T, tx firerunner.Tx, m *model) {
 			require.Equal(t, firerunner.NotFound, firerunner.CodeOf(err))
 		}
 	case "runners":
-		q := firerunner.RunnerQuery{Live: rapid.Bool().Draw(t, "live")}
+		q := firerunner.RunnerQuery{
+			Live: rapid.Bool().Draw(t, "live"), GitLabID: rapid.Int64Range(0, 3).Draw(t, "gitlab"), JobID: rapid.SampledFrom([]int64{0, 0, 1}).Draw(t, "took"),
+		}
 		got, err := tx.Runners(ctx, q)
 		require.NoError(t, err)
 		require.Equal(t, m.wantRunners(q), orNil(got))
