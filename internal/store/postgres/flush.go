@@ -14,11 +14,13 @@ import (
 const carefulFor = time.Minute
 
 // send sends what those before the member wrote, and then what it writes itself, in one round trip. mark: the member is to have
-// a savepoint before that; release: and gives it up after it. Where a statement fails and there is no savepoint to go back to,
-// the transaction is lost.
-func (t *transaction) send(shared []*pgx.QueuedQuery, mark bool, own []*pgx.QueuedQuery, release bool) error {
+// a savepoint before that, which the others' part is never behind, so that its undoing leaves them alone; release: and gives
+// it up after it. Where a statement fails and there is no savepoint to go back to, the transaction is lost.
+func (t *transaction) send(mark bool, own []*pgx.QueuedQuery, release bool) error {
+	shared := t.pending
+	t.pending = pending{}
 	var batch pgx.Batch
-	batch.QueuedQueries = append(batch.QueuedQueries, shared...)
+	batch.QueuedQueries = append(batch.QueuedQueries, shared.queries...)
 	if mark && !t.marked {
 		if t.left {
 			batch.Queue(releaseQuery)
@@ -43,7 +45,9 @@ func (t *transaction) send(shared []*pgx.QueuedQuery, mark bool, own []*pgx.Queu
 	case t.marked && status == 'E', t.marked && status == 'T' && !release:
 	default: // it did not come as far as the savepoint, or gave it up
 		t.spoil(err)
+		return err
 	}
+	t.sent(shared, &t.told) // also where the member alone is refused
 	return err
 }
 
@@ -55,27 +59,17 @@ func (t *transaction) spoil(cause error) {
 
 // flushShared sends what those before the member wrote.
 func (t *transaction) flushShared() error {
-	now := t.pending
-	t.pending = pending{}
-	if now.none() {
-		return nil
-	}
-	return wrap(t.sent(now, &t.told, t.send(now.queries, false, nil, false)), "write to the database")
+	return wrap(t.send(false, nil, false), "write to the database")
 }
 
-// sent notes what has come of what was pending.
-func (t *transaction) sent(now pending, told *baton.Told, err error) error {
+// sent notes what was pending and has been sent.
+func (t *transaction) sent(now pending, told *baton.Told) {
 	t.store.memory.saved(now.saves)
-	if err != nil {
-		t.store.memory.forget()
-		return err
-	}
 	for i, e := range now.events {
 		e.ID = *now.ids[i]
 		told.Events = append(told.Events, e)
 	}
 	told.Steps = append(told.Steps, now.steps...)
-	return nil
 }
 
 // flushFor sends what is pending where some of it is about what is going to be asked.
@@ -94,14 +88,13 @@ func (t *tx) flushFor(ctx context.Context, about func(p *pending) bool) error {
 
 // flush sends what is pending, with a savepoint for the member's own. last: nothing of this member comes after it.
 func (t *tx) flush(last bool) error {
-	shared, own := t.shared.pending, t.pending
-	t.shared.pending, t.pending = pending{}, pending{}
-	err := t.shared.send(shared.queries, !own.none(), own.queries, last)
-	// Where the member alone is refused, what those before it wrote has been sent.
-	if t.shared.broken == nil {
-		_ = t.shared.sent(shared, &t.shared.told, nil)
+	own := t.pending
+	t.pending = pending{}
+	if err := t.shared.send(!own.none(), own.queries, last); err != nil {
+		return wrap(err, "write to the database")
 	}
-	return wrap(t.shared.sent(own, &t.told, err), "write to the database")
+	t.shared.sent(own, &t.told)
+	return nil
 }
 
 // end leaves what the member wrote to those who share the transaction, or sends it where it must be undone alone if it fails.

@@ -97,6 +97,38 @@ func TestGroupRefused(t *testing.T) {
 	}))
 }
 
+// TestGroupMarked: a member that is undone takes nothing of those before it along, also where it was the one that sent it.
+func TestGroupMarked(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	still := time.Now()
+	for name, ask := range map[string]func(tx firerunner.Tx){
+		"for all":    func(tx firerunner.Tx) { _, err := tx.Events(ctx, firerunner.EventQuery{}); require.NoError(t, err) },
+		"for theirs": func(tx firerunner.Tx) { _, err := tx.Hosts(ctx); require.NoError(t, err) },
+		"nothing":    func(firerunner.Tx) {},
+	} {
+		store := open(t, postgres.Config{Now: func() time.Time { return still }})
+		errs := together(t, store, 3, func(i int, tx firerunner.Tx) error {
+			require.NoError(t, tx.SaveHost(ctx, firerunner.Host{Name: fmt.Sprint("host", i)}), name)
+			if i != 1 {
+				return addEvent(ctx, tx, fmt.Sprint(i))
+			}
+			_, err := tx.TakeDelivery(ctx, "key", still)
+			require.NoError(t, err, name)
+			require.NoError(t, addEvent(ctx, tx, fmt.Sprint(i)), name)
+			ask(tx)
+			return context.Canceled
+		})
+		require.NoError(t, errs[0], name)
+		require.ErrorIs(t, errs[1], context.Canceled, name)
+		require.NoError(t, errs[2], name)
+		require.Equal(t, []string{"0", "2"}, messages(t, store), name)
+		hosts, err := store.Hosts(ctx)
+		require.NoError(t, err)
+		require.Len(t, hosts, 2, name)
+	}
+}
+
 // TestGroupSpoilt: a statement that nobody expected to fail takes those with it that share the transaction; they may come
 // again, and then it fails alone.
 func TestGroupSpoilt(t *testing.T) {

@@ -86,7 +86,7 @@ func (d direct) Exec(_ context.Context, sql string, args ...any) (tag pgconn.Com
 		tag = done
 		return nil
 	})
-	err = d.send(nil, true, batch.QueuedQueries, false)
+	err = d.send(true, batch.QueuedQueries, false)
 	return tag, err
 }
 

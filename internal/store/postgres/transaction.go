@@ -153,6 +153,7 @@ func (t *transaction) Keep() (refused, broken error) {
 func (t *transaction) Commit(told *baton.Told) error {
 	defer t.close()
 	if err := t.flushShared(); err != nil {
+		t.store.memory.forget()
 		_, _ = t.conn.Exec(t.ctx, rollbackQuery)
 		return t.broken
 	}
