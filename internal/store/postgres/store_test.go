@@ -84,7 +84,9 @@ func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Exercise(t, func(t *testing.T) storetest.Subject {
 		store := open(t, postgres.Config{Enqueue: enqueueInTable})
-		return storetest.Subject{Store: store, Steps: steps(t, store)}
+		return storetest.Subject{Store: store, Steps: steps(t, store), Together: func(n int, do func(int, firerunner.Tx) error) []error {
+			return together(t, store, n, do)
+		}}
 	})
 }
 

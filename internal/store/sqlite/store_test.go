@@ -83,6 +83,8 @@ func TestStore(t *testing.T) {
 					}
 					require.NoError(t, rows.Err())
 					return all
+				}, Together: func(n int, do func(int, firerunner.Tx) error) []error {
+					return together(t, store, n, do)
 				}}
 			})
 		})

@@ -32,40 +32,79 @@ func (s *suite) random(open func(t *testing.T) Subject) {
 		known := newModel()
 		t.Repeat(map[string]func(*rapid.T){
 			"update": func(t *rapid.T) { randomUpdate(t, subject.Store, &known) },
-			"":       func(t *rapid.T) { compare(t, subject, known) },
+			"group": func(t *rapid.T) {
+				if subject.Together == nil {
+					t.Skip("nothing to do here for this store")
+				}
+				randomGroup(t, subject.Together, &known)
+			},
+			"": func(t *rapid.T) { compare(t, subject, known) },
 		})
 	})
 }
 
 func randomUpdate(t *rapid.T, store firerunner.Store, known *model) {
-	next := known.clone()
-	fails := rapid.IntRange(0, 4).Draw(t, "fails") == 0
-	refused := false
-	err := store.Update(context.Background(), func(tx firerunner.Tx) error {
-		for range rapid.IntRange(1, 5).Draw(t, "operations") {
-			switch err := randomOperation(t, tx, &next); {
-			case errors.Is(err, errToldLater):
-				refused = true
-				return nil
-			case err != nil:
-				refused = true // what a store does with the rest of a transaction is its own business: give it up
-				return err
+	var p part
+	err := store.Update(context.Background(), func(tx firerunner.Tx) error { return p.random(t, tx, known) })
+	p.check(t, err)
+}
+
+// randomGroup is several random transactions that come together.
+func randomGroup(t *rapid.T, together func(n int, do func(i int, tx firerunner.Tx) error) []error, known *model) {
+	parts := make([]part, rapid.IntRange(2, 6).Draw(t, "together"))
+	var given any // rapid gives a course up by a panic, which is for this goroutine
+	errs := together(len(parts), func(i int, tx firerunner.Tx) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				given, err = p, errOnPurpose
 			}
-		}
-		if fails {
+		}()
+		if given != nil {
 			return errOnPurpose
 		}
-		return nil
+		return parts[i].random(t, tx, known)
 	})
+	if given != nil {
+		panic(given)
+	}
+	for i, err := range errs {
+		parts[i].check(t, err)
+	}
+}
+
+// part is what became of a random transaction.
+type part struct{ fails, refused bool }
+
+// random does random things on the store and on the model, which has what was committed and keeps what is.
+func (p *part) random(t *rapid.T, tx firerunner.Tx, known *model) error {
+	next := known.clone()
+	p.fails = rapid.IntRange(0, 4).Draw(t, "fails") == 0
+	for range rapid.IntRange(1, 5).Draw(t, "operations") {
+		switch err := randomOperation(t, tx, &next); {
+		case errors.Is(err, errToldLater):
+			p.refused = true
+			return nil
+		case err != nil:
+			p.refused = true // what a store does with the rest of a transaction is its own business: give it up
+			return err
+		}
+	}
+	if p.fails {
+		return errOnPurpose
+	}
+	*known = next
+	return nil
+}
+
+func (p *part) check(t *rapid.T, err error) {
 	switch {
-	case refused:
+	case p.refused:
 		require.Error(t, err)
 		require.NotErrorIs(t, err, errToldLater)
-	case fails:
+	case p.fails:
 		require.ErrorIs(t, err, errOnPurpose)
 	default:
 		require.NoError(t, err)
-		*known = next
 	}
 }
 

@@ -22,6 +22,9 @@ type Subject struct {
 	Store firerunner.Store
 	// Steps returns the steps that were enqueued by transactions that committed, in order.
 	Steps func() []firerunner.Step
+	// Together runs n Updates so that all others wait while the first is inside, and come in their order. nil: the store has
+	// no groups.
+	Together func(n int, do func(i int, tx firerunner.Tx) error) []error
 }
 
 // Exercise runs the suite; open is called for each test.
