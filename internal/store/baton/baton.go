@@ -1,8 +1,8 @@
 // Package baton serialises the Updates of a store and lets those that come at the same time share one commit, because a
 // commit waits for the disk and everything else in an Update takes a fraction of a millisecond.
 //
-// There is one baton. Who has it runs its own function, in its own goroutine, within a savepoint of the open
-// transaction, so that each fails alone; then passes the baton to the next who waits, in the order of coming. Who finds
+// There is one baton. Who has it runs its own function, in its own goroutine, as a part of the open transaction that is
+// undone alone if it fails; then passes the baton to the next who waits, in the order of coming. Who finds
 // nobody waiting, or the group full, commits for all. Nobody waits for company: alone, an Update commits at once.
 package baton
 
