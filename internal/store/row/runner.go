@@ -5,7 +5,7 @@ import "github.com/firerunner/firerunner"
 // CheckSave fails with Conflict where a runner may not be saved over the known one: see firerunner.Tx. Whether its address is
 // another's is for the database to say.
 func CheckSave(known, next firerunner.Runner) error {
-	why := ""
+	var why string
 	switch {
 	case next.Version != known.Version:
 		return firerunner.Errorf(firerunner.Conflict, "save runner %q: it was saved by another: version %d, not %d", next.ID, known.Version, next.Version)
