@@ -37,6 +37,7 @@ type Report struct {
 	Serves      Times    `json:"serves"`         // from its start after a kill until a controller answers
 	ServesAgain Times    `json:"serves_again"`   // from the kill on: how long it was left dead counts, too
 	Told        Times    `json:"told"`           // from the kill of a microVM until GitLab knew
+	Evident     Times    `json:"evident"`        // the same from when somebody could know; what is held to its limit
 	Left        []string `json:"left"`           // nothing
 	Problems    []string `json:"problems"`       // nothing
 	Again       string   `json:"again"`          // how to run it again
@@ -96,16 +97,17 @@ func (w *world) report() Report {
 			r.Retries++
 		}
 	}
-	var told []time.Duration
+	var told, evident []time.Duration
 	for _, k := range w.vmKills {
 		if k.Real {
 			r.RealKills++
 		}
 		if j, _ := w.gitlab.Job(k.Job); j.Status.Finished() {
 			told = append(told, j.FinishedAt.Sub(k.At))
+			evident = append(evident, j.FinishedAt.Sub(w.evidence(record{Job: j, killed: &k})))
 		}
 	}
-	r.Told = times(told)
+	r.Told, r.Evident = times(told), times(evident)
 	for _, s := range w.sites {
 		r.HooksLost += int(s.balancer.lost.Load())
 		for _, p := range s.projects {
@@ -200,6 +202,7 @@ func (r Report) String() string {
 	line("kill → it serves again", "%s", r.ServesAgain)
 	line("  of this, its start", "%s", r.Serves)
 	line("microVM killed → told", "%s", r.Told)
+	line("  since it was evident", "%s, limit %s", r.Evident, promptly)
 	line("left", "%d", len(r.Left))
 	if len(r.Problems) == 0 {
 		b.WriteString("  all of it is true\n")
