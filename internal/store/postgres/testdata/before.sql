@@ -1,7 +1,18 @@
--- The statements of version 3, as the program of that version runs them: a newer version must leave them working.
+-- The statements of version 6, as the program of that version runs them: a newer version must leave them working.
 
 -- name: Clock :one
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros;
+
+-- name: ControllerDelete :exec
+DELETE FROM controllers WHERE name = $1;
+
+-- name: ControllerSave :exec
+INSERT INTO controllers (name, driver, machine, version, endpoint, fingerprint, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, machine = excluded.machine, version = excluded.version,
+    endpoint = excluded.endpoint, fingerprint = excluded.fingerprint, started_at = excluded.started_at;
+
+-- name: Controllers :many
+SELECT name, driver, machine, version, endpoint, fingerprint, started_at FROM controllers ORDER BY name;
 
 -- name: DeliveriesPurge :exec
 DELETE FROM deliveries WHERE key IN (SELECT d.key FROM deliveries AS d WHERE d.at < $1 ORDER BY d.at LIMIT $2::bigint);
@@ -29,16 +40,16 @@ DELETE FROM hosts WHERE name = $1;
 
 -- name: HostUpsert :exec
 INSERT INTO hosts (name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits,
-    gateway, dns, seen_at, trouble, lost)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+    gateway, dns, seen_at, trouble, lost, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 ON CONFLICT (name) DO UPDATE SET driver = excluded.driver, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
     slots = excluded.slots, draining = excluded.draining, labels = excluded.labels,
     address_first = excluded.address_first, address_last = excluded.address_last, address_bits = excluded.address_bits,
     gateway = excluded.gateway, dns = excluded.dns, seen_at = excluded.seen_at, trouble = excluded.trouble,
-    lost = excluded.lost;
+    lost = excluded.lost, controller = excluded.controller;
 
 -- name: Hosts :many
-SELECT name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits, gateway, dns, seen_at, trouble, lost FROM hosts ORDER BY name;
+SELECT name, driver, vcpus, memory_mib, slots, draining, labels, address_first, address_last, address_bits, gateway, dns, seen_at, trouble, lost, controller FROM hosts ORDER BY name;
 
 -- name: Job :one
 SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id, runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at, finished_at, seen_at FROM jobs WHERE id = $1;
@@ -75,7 +86,9 @@ SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank
 SELECT id, project_id, project_path, pipeline_id, name, stage, ref, status, rank, failure, tags, gitlab_id, runner_id, ours, profile, vcpus, memory_mib, disk_mib, refused, message, created_at, queued_at, started_at, finished_at, seen_at FROM jobs WHERE rank < 40 AND project_id = $1 AND tags = $2 ORDER BY id;
 
 -- name: Lease :one
-SELECT name, holder, epoch, until FROM leases WHERE name = $1;
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, coalesce(l.name, '')::text AS name,
+    coalesce(l.holder, '')::text AS holder, coalesce(l.epoch, 0)::bigint AS epoch, coalesce(l.until, 0)::bigint AS until
+FROM (SELECT 1) AS always LEFT JOIN leases AS l ON l.name = $1;
 
 -- name: LeaseDelete :exec
 DELETE FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3;
@@ -83,6 +96,9 @@ DELETE FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3;
 -- name: LeaseTake :exec
 INSERT INTO leases (name, holder, epoch, until) VALUES ($1, $2, $3, $4)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch, until = excluded.until;
+
+-- name: LeasesFrom :many
+SELECT name, holder, epoch, until FROM leases WHERE name >= $1 AND name < $2 ORDER BY name;
 
 -- name: LeasesPurge :exec
 DELETE FROM leases WHERE name IN (SELECT l.name FROM leases AS l WHERE l.until < $1 ORDER BY l.until LIMIT $2::bigint);
@@ -97,23 +113,22 @@ ON CONFLICT (id) DO UPDATE SET
 SELECT id, path, seen_at FROM projects WHERE seen_at >= $1 ORDER BY seen_at DESC, id;
 
 -- name: ReportInsert :exec
-INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+INSERT INTO vm_reports (vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- name: ReportsAfter :many
-SELECT vm_id, seq, at, kind, job_id, success, failure, exit_code, message FROM vm_reports WHERE vm_id = $1 AND seq > $2 ORDER BY seq;
+SELECT vm_id, seq, at, kind, job_id, success, failure, exit_code, message, job_key FROM vm_reports WHERE vm_id = $1 AND seq > $2 ORDER BY seq;
 
 -- name: ReportsDelete :exec
 DELETE FROM vm_reports WHERE vm_id = $1;
 
 -- name: Runner :one
-
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE id = $1;
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE id = $1;
 
 -- name: RunnerInsert :execrows
 INSERT INTO runners (id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason,
-    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+    message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
 ON CONFLICT DO NOTHING;
 
 -- name: RunnerUpdate :execrows
@@ -121,27 +136,45 @@ UPDATE runners SET project_id = $1, tags = $2, profile = $3, vcpus = $4,
     memory_mib = $5, disk_mib = $6, image = $7, state = $8, desired = $9,
     outcome = $10, reason = $11, message = $12, host = $13, gitlab_id = $14, job_id = $15,
     report = $16, version = version + 1, created_at = $17, moved_at = $18, deadline = $19,
-    address = $20
-WHERE id = $21 AND version = $22;
+    address = $20, job_key = $21, controller = $22
+WHERE id = $23 AND version = $24;
 
 -- name: RunnersByGitLabID :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id;
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE gitlab_id = $1 AND gitlab_id <> 0 ORDER BY id;
 
 -- name: RunnersLatest :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners
 WHERE ($1::bigint <> 0 OR (project_id = $2 AND tags = $3))
   AND ($4::bigint <> 0 OR outcome = $5)
   AND (cardinality($6::bigint[]) = 0 OR state = ANY($6::bigint[]))
 ORDER BY id DESC LIMIT nullif($7::bigint, -1);
 
+-- name: RunnersLatestOf :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE project_id = $1 AND tags = $2 ORDER BY id DESC LIMIT $3::bigint;
+
 -- name: RunnersLive :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE state < 80 ORDER BY id;
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 ORDER BY id;
 
 -- name: RunnersLiveOf :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id;
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 AND project_id = $1 AND tags = $2 ORDER BY id;
+
+-- name: RunnersOfJob :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE job_id = $1 AND job_id <> 0 ORDER BY id;
+
+-- name: RunnersOverdue :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state < 80 AND deadline <> 0 AND deadline < $1 ORDER BY id;
+
+-- name: RunnersQueued :many
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE state = 10 ORDER BY id;
 
 -- name: RunnersSince :many
-SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address FROM runners WHERE created_at >= $1 ORDER BY created_at;
+SELECT id, project_id, tags, profile, vcpus, memory_mib, disk_mib, image, state, desired, outcome, reason, message, host, gitlab_id, job_id, report, version, created_at, moved_at, deadline, address, job_key, controller FROM runners WHERE created_at >= $1 ORDER BY created_at;
+
+-- name: Site :one
+SELECT value FROM site WHERE key = $1;
+
+-- name: SiteSet :exec
+INSERT INTO site (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
 
 -- name: VM :one
 SELECT id, driver, host, ref, token, session, used_at, number, seq, exited, bytes, dropped, created_at, deadline FROM vms WHERE id = $1;
