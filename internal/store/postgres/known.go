@@ -21,6 +21,9 @@ type known struct {
 	noJob   int64                 // the last one that is not there
 }
 
+// longList is how many rows a list may have to be kept: of a longer one, few are asked for again, and mostly they are remembered.
+const longList = 256
+
 func (k *known) runner(id string) (firerunner.Runner, bool) {
 	if r, ok := k.runners[id]; ok {
 		return r, true
@@ -109,7 +112,7 @@ func (t *tx) Runners(ctx context.Context, q firerunner.RunnerQuery) ([]firerunne
 	if err == nil && few {
 		found = t.withPending(found, q)
 	}
-	if len(found) > 0 {
+	if len(found) <= longList {
 		t.known.lists = append(t.known.lists, slices.Clone(found))
 	}
 	return found, err
