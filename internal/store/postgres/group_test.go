@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
@@ -12,31 +11,12 @@ import (
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/postgres"
+	"github.com/firerunner/firerunner/internal/store/storetest"
 )
 
-// together runs n Updates so that all of them wait while the first is inside.
 func together(t *testing.T, store *postgres.Store, n int, do func(i int, tx firerunner.Tx) error) []error {
 	t.Helper()
-	errs := make([]error, n)
-	inside, release := make(chan struct{}), make(chan struct{})
-	var all sync.WaitGroup
-	all.Go(func() {
-		errs[0] = store.Update(context.Background(), func(tx firerunner.Tx) error {
-			close(inside)
-			<-release
-			return do(0, tx)
-		})
-	})
-	<-inside
-	for i := 1; i < n; i++ {
-		all.Go(func() {
-			errs[i] = store.Update(context.Background(), func(tx firerunner.Tx) error { return do(i, tx) })
-		})
-		require.Eventually(t, func() bool { return postgres.Waiting(store) == i }, 10*time.Second, 100*time.Microsecond)
-	}
-	close(release)
-	all.Wait()
-	return errs
+	return storetest.Together(t, store, func() int { return postgres.Waiting(store) }, n, do)
 }
 
 func addEvent(ctx context.Context, tx firerunner.Tx, message string) error {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/firerunner/firerunner"
 	"github.com/firerunner/firerunner/internal/store/sqlite"
+	"github.com/firerunner/firerunner/internal/store/storetest"
 )
 
 // noon is a time like any other.
@@ -28,29 +29,9 @@ func addEvent(ctx context.Context, tx firerunner.Tx, n int) error {
 	return tx.AddEvent(ctx, firerunner.Event{Kind: firerunner.EventNotice, Message: fmt.Sprint(n)})
 }
 
-// together runs n Updates so that all of them wait while the first is inside.
 func together(t *testing.T, store *sqlite.Store, n int, do func(i int, tx firerunner.Tx) error) []error {
 	t.Helper()
-	errs := make([]error, n)
-	inside, release := make(chan struct{}), make(chan struct{})
-	var all sync.WaitGroup
-	all.Go(func() {
-		errs[0] = store.Update(context.Background(), func(tx firerunner.Tx) error {
-			close(inside)
-			<-release
-			return do(0, tx)
-		})
-	})
-	<-inside
-	for i := 1; i < n; i++ {
-		all.Go(func() {
-			errs[i] = store.Update(context.Background(), func(tx firerunner.Tx) error { return do(i, tx) })
-		})
-		require.Eventually(t, func() bool { return sqlite.Waiting(store) == i }, 10*time.Second, 100*time.Microsecond)
-	}
-	close(release)
-	all.Wait()
-	return errs
+	return storetest.Together(t, store, func() int { return sqlite.Waiting(store) }, n, do)
 }
 
 // TestGroup: Updates that come together share a commit, in the order of coming, up to the size of a group.
