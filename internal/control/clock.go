@@ -66,11 +66,8 @@ func (c *Control) jumped(ctx context.Context, jump time.Duration, now time.Time)
 				if !r.Deadline.IsZero() {
 					r.Deadline = r.Deadline.Add(jump)
 				}
-			} else if ahead := r.MovedAt.Sub(now); ahead > 0 {
-				r.MovedAt = now
-				if !r.Deadline.IsZero() {
-					r.Deadline = r.Deadline.Add(-ahead)
-				}
+			} else {
+				beginNow(&r, now)
 			}
 			if err := ch.SaveRunner(ctx, &r); err != nil {
 				return err
@@ -86,6 +83,35 @@ func (c *Control) jumped(ctx context.Context, jump time.Duration, now time.Time)
 		return ch.event(ctx, firerunner.Event{At: now, Kind: firerunner.EventDaemon, Actor: "expire", Message: fmt.Sprintf(
 			"the clock jumped %s by %s: the deadlines of %d runners go along", way, jump.Abs().Round(time.Second), len(live))})
 	})
+}
+
+// beginNow has a runner whose state began ahead of the clock begin it now, and its deadline with it.
+func beginNow(r *firerunner.Runner, now time.Time) {
+	ahead := r.MovedAt.Sub(now)
+	if ahead <= 0 {
+		return
+	}
+	r.MovedAt = now
+	if !r.Deadline.IsZero() {
+		r.Deadline = r.Deadline.Add(-ahead)
+	}
+}
+
+// wentBack is for a process that starts: the clock may have been set back while none was there to see it. It would leave a
+// runner in its state for as much longer.
+func (c *Control) wentBack(ctx context.Context, ch *change, id string) error {
+	r, err := ch.Runner(ctx, id)
+	now := c.Now().Round(0)
+	ahead := r.MovedAt.Sub(now)
+	if err != nil || ahead < leastJump {
+		return err
+	}
+	beginNow(&r, now)
+	if err := ch.SaveRunner(ctx, &r); err != nil {
+		return err
+	}
+	return c.note(ctx, ch, r, firerunner.EventNotice, "daemon", fmt.Sprintf(
+		"the clock had gone back by at least %s while nobody looked: the deadline goes along", ahead.Round(time.Second)))
 }
 
 func (c *Control) catchUpAll(ctx context.Context) error {

@@ -64,6 +64,28 @@ func TestClockJumpsForward(t *testing.T) {
 	}
 }
 
+// A clock that was set back while no process was there makes nothing last longer either.
+func TestClockWentBackUnseen(t *testing.T) {
+	t.Parallel()
+	for _, state := range []firerunner.State{firerunner.Booting, firerunner.Ready, firerunner.Running} {
+		t.Run(state.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newModel(t)
+			before := w.stay(t, state)
+			w.now = w.now.Add(-2 * time.Hour)
+			require.NoError(t, w.control.Adopt(t.Context()))
+			r := w.rows(t)[0]
+			require.Equal(t, w.now.UTC(), r.MovedAt.UTC())
+			require.Equal(t, before.Deadline.Sub(before.MovedAt), r.Deadline.Sub(r.MovedAt))
+			require.Contains(t, w.said(t, firerunner.EventNotice), "the clock had gone back by at least ")
+			require.NoError(t, w.control.Adopt(t.Context()))
+			require.Equal(t, r.Deadline, w.rows(t)[0].Deadline, "once")
+			w.finish()
+			require.Equal(t, firerunner.Succeeded, w.rows(t)[0].Outcome)
+		})
+	}
+}
+
 // A clock that jumps back by an hour makes nothing last an hour longer.
 func TestClockJumpsBack(t *testing.T) {
 	t.Parallel()

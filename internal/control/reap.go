@@ -25,6 +25,9 @@ func (c *Control) adopt(ctx context.Context) error {
 			if err := ch.Enqueue(ctx, c.advanceStep(r)); err != nil {
 				return err
 			}
+			if err := c.wentBack(ctx, ch, r.ID); err != nil {
+				return err
+			}
 			if err := c.catchUp(ctx, ch, r.ID); err != nil {
 				return err
 			}
