@@ -46,7 +46,7 @@ var _ riverdriver.Driver[pgx.Tx] = (*postgresDriver)(nil)
 const postgresWaitingIndex = `CREATE INDEX IF NOT EXISTS firerunner_waiting_steps ON river_job USING hash (args) WHERE state = 'available'`
 
 // postgresUnusedIndexes are those that River makes for questions that nobody asks here: what a job has in its arguments or its
-// metadata, and which are of a kind. They were a fifth of the server's work for a step.
+// metadata, and which are of a kind. They took about a seventh of the server's time.
 func postgresUnusedIndexes() []string {
 	return []string{"river_job_args_index", "river_job_kind", "river_job_metadata_index"}
 }

@@ -13,21 +13,21 @@ import (
 // carefulFor is how long each member has a savepoint of its own after one without spoilt what others did.
 const carefulFor = time.Minute
 
-// send sends what those before the member wrote, and then what it writes itself, in one round trip. mark: the member is to have
-// a savepoint before that, which the others' part is never behind, so that its undoing leaves them alone; release: and gives
+// send sends what those before the member wrote, and then what it writes itself, in one round trip. savepoint: the member is to
+// have one before that, which the others' part is never behind, so that its undoing leaves them alone; release: and gives
 // it up after it. Where a statement fails and there is no savepoint to go back to, the transaction is lost.
-func (t *transaction) send(mark bool, own []*pgx.QueuedQuery, release bool) error {
+func (t *transaction) send(savepoint bool, own []*pgx.QueuedQuery, release bool) error {
 	shared := t.pending
 	t.pending = pending{}
 	var batch pgx.Batch
 	batch.QueuedQueries = append(batch.QueuedQueries, shared.queries...)
-	if mark && !t.marked {
+	if savepoint && !t.savepoint {
 		if t.left {
 			batch.Queue(releaseQuery)
 		}
-		batch.Queue(markQuery).Fn = func(results pgx.BatchResults) error {
+		batch.Queue(savepointQuery).Fn = func(results pgx.BatchResults) error {
 			_, err := results.Exec()
-			t.marked, t.left = err == nil, t.left && err != nil
+			t.savepoint, t.left = err == nil, t.left && err != nil
 			return err
 		}
 	}
@@ -41,8 +41,8 @@ func (t *transaction) send(mark bool, own []*pgx.QueuedQuery, release bool) erro
 	err := t.conn.SendBatch(t.ctx, &batch).Close()
 	switch status := t.conn.Conn().PgConn().TxStatus(); {
 	case err == nil:
-		t.marked = t.marked && !release
-	case t.marked && status == 'E', t.marked && status == 'T' && !release:
+		t.savepoint = t.savepoint && !release
+	case t.savepoint && status == 'E', t.savepoint && status == 'T' && !release:
 	default: // it did not come as far as the savepoint, or gave it up
 		t.spoil(err)
 		return err
@@ -54,7 +54,12 @@ func (t *transaction) send(mark bool, own []*pgx.QueuedQuery, release bool) erro
 // spoil gives the transaction up for all who share it.
 func (t *transaction) spoil(cause error) {
 	t.store.carefulUntil = t.store.config.Now().Add(carefulFor)
-	t.broken = firerunner.Errorf(firerunner.Unavailable, "the transaction that was shared with others failed: %w", cause)
+	broken := firerunner.Errorf(firerunner.Unavailable, "the transaction that was shared with others failed: %w", cause)
+	code, hint := classify(cause)
+	if broken.Hint = hint; code == firerunner.Exhausted { // that concerns all; what else the database refused of one, does not
+		broken.Code = code
+	}
+	t.broken = broken
 }
 
 // flushShared sends what those before the member wrote.

@@ -77,8 +77,8 @@ func TestGroupRefused(t *testing.T) {
 	}))
 }
 
-// TestGroupMarked: a member that is undone takes nothing of those before it along, also where it was the one that sent it.
-func TestGroupMarked(t *testing.T) {
+// TestGroupSavepoint: a member that is undone takes nothing of those before it along, also where it was the one that sent it.
+func TestGroupSavepoint(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	still := time.Now()
@@ -158,4 +158,20 @@ func TestGroupSteps(t *testing.T) {
 	require.ErrorIs(t, errs[0], context.Canceled)
 	require.NoError(t, errs[3])
 	require.Equal(t, []firerunner.Step{place, demand}, steps(t, store)())
+}
+
+// TestGroupDiskFull: what concerns all who share a commit is told to all, with its remedy.
+func TestGroupDiskFull(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	still := time.Now()
+	store := open(t, postgres.Config{Now: func() time.Time { return still }})
+	_, err := store.Pool().Exec(ctx, `CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'full' USING ERRCODE = '53100'; END $$`)
+	require.NoError(t, err)
+	_, err = store.Pool().Exec(ctx, `CREATE TRIGGER disk_full BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION disk_full()`)
+	require.NoError(t, err)
+	for _, err := range together(t, store, 3, func(i int, tx firerunner.Tx) error { return addEvent(ctx, tx, fmt.Sprint(i)) }) {
+		requireCode(t, firerunner.Exhausted, err)
+		require.Contains(t, firerunner.HintOf(err), "make room")
+	}
 }

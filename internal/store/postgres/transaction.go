@@ -16,14 +16,14 @@ import (
 // it stands too (events_in_order). PostgreSQL gives such a lock up after the commit has become visible to others, so whoever
 // has it next sees everything that came before, and READ COMMITTED is enough.
 const (
-	beginQuery    = "begin isolation level read committed"
-	lockQuery     = "select pg_advisory_xact_lock(7379526764671527)"
-	savesQuery    = "select last_value from row_saves"
-	markQuery     = "savepoint member"
-	releaseQuery  = "release savepoint member"
-	undoQuery     = "rollback to savepoint member"
-	commitQuery   = "commit"
-	rollbackQuery = "rollback"
+	beginQuery     = "begin isolation level read committed"
+	lockQuery      = "select pg_advisory_xact_lock(7379526764671527)"
+	savesQuery     = "select last_value from row_saves"
+	savepointQuery = "savepoint member"
+	releaseQuery   = "release savepoint member"
+	undoQuery      = "rollback to savepoint member"
+	commitQuery    = "commit"
+	rollbackQuery  = "rollback"
 )
 
 // groupTimeout is the longest that a transaction may take with all that share it. A server that is silent for so long
@@ -35,7 +35,7 @@ const groupTimeout = 30 * time.Second
 const beginAttempts = 3
 
 // transaction is a transaction that several Updates share. Nearly all that they write is sent with the commit, and what can
-// be foreseen to fail is refused before: so a member has a savepoint (a mark) only where it writes earlier, or what the
+// be foreseen to fail is refused before: so a member has a savepoint only where it writes earlier, or what the
 // database may refuse. Where a statement fails without, the whole transaction is lost, and for a while each member has one.
 type transaction struct {
 	store *Store
@@ -43,9 +43,9 @@ type transaction struct {
 	ctx   context.Context //nolint:containedctx // belongs to the group, not to the member that began it
 	end   context.CancelFunc
 
-	marked bool  // the member has a savepoint
-	left   bool  // an earlier member's is still there
-	broken error // the member cannot be undone alone
+	savepoint bool  // the member has one
+	left      bool  // an earlier member's is still there
+	broken    error // the member cannot be undone alone
 
 	enqueued []firerunner.Step // to be due at once, by those whose parts are kept
 	enqueues []firerunner.Step // the same, by the member
@@ -113,8 +113,8 @@ func (t *transaction) Undo() error {
 	switch {
 	case t.broken != nil:
 		return t.broken
-	case t.marked:
-		t.marked, t.left, t.enqueues = false, true, nil
+	case t.savepoint:
+		t.savepoint, t.left, t.enqueues = false, true, nil
 		_, err := t.conn.Exec(t.ctx, undoQuery)
 		return err
 	case t.conn.Conn().PgConn().TxStatus() != 'T':
@@ -134,12 +134,12 @@ func (t *transaction) Keep() (refused, broken error) {
 		return nil, firerunner.Errorf(firerunner.Unavailable, "the connection to the database is lost")
 	case t.broken != nil:
 		return nil, t.broken
-	case conn.TxStatus() == 'E' && t.marked:
+	case conn.TxStatus() == 'E' && t.savepoint:
 		return errFailed, nil
 	case conn.TxStatus() != 'T':
 		return nil, errFailed
 	}
-	t.left, t.marked = t.left || t.marked, false
+	t.left, t.savepoint = t.left || t.savepoint, false
 	t.enqueued, t.enqueues = append(t.enqueued, t.enqueues...), nil
 	t.pending.add(t.ending.pending)
 	t.told.Events = append(t.told.Events, t.ending.told.Events...)
